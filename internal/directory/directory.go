@@ -1,0 +1,25 @@
+// Package directory owns each service's own copy of who is who: tenants, people and role bindings, as intake's events tell
+// them. It answers which roles a verified principal holds and who must be told about something, without asking intake. What
+// it has not heard of is denied. The copies are monotone by sequence, so events may come twice, late and out of order.
+package directory
+
+import (
+	"embed"
+	"io/fs"
+
+	"github.com/pratique-io/pratique/internal/pg"
+)
+
+//go:embed migrations/*.sql
+var files embed.FS
+
+// Migrations makes the directory's tables in a service's schema.
+var Migrations = pg.Migrations{Name: "directory", FS: sub(files, "migrations")}
+
+func sub(root fs.FS, dir string) fs.FS {
+	out, err := fs.Sub(root, dir)
+	if err != nil {
+		panic(err) // the name is a constant of this file
+	}
+	return out
+}
