@@ -1,0 +1,120 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/pratique-io/pratique/gateway"
+	"github.com/pratique-io/pratique/internal/rpc"
+	"github.com/pratique-io/pratique/internal/telemetry"
+)
+
+// Limits of every HTTP server here. There is no write timeout: event streams last; their handlers bound themselves.
+const (
+	headerTimeout = 10 * time.Second
+	readTimeout   = 60 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 64 << 10
+)
+
+// listenREST serves the gateway.
+func (p *Process) listenREST() error {
+	keys := []byte(`{"keys":[]}`)
+	if p.cfg.Auth.PublicKey != "" {
+		raw, err := os.ReadFile(p.cfg.Auth.PublicKey)
+		if err != nil {
+			return fmt.Errorf("auth.public_key: %w", err)
+		}
+		if keys, err = gateway.Keys(raw); err != nil {
+			return fmt.Errorf("auth.public_key: %w", err)
+		}
+	}
+	peer, closePeers, err := p.peers(rpc.ClientConfig{Transport: p.cfg.Transport}, gateway.ClientOptions()...)
+	if err != nil {
+		return err
+	}
+	front, err := gateway.New(gateway.Config{Peer: peer, Keys: keys, Log: p.log})
+	if err != nil {
+		closePeers()
+		return err
+	}
+	listener, err := listen(p.cfg.Listen.REST)
+	if err != nil {
+		closePeers()
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/", front)
+	p.probe.Register(mux)
+	p.addHTTP("rest", listener, mux, closePeers)
+	return nil
+}
+
+// listenOps serves /livez, /readyz and /metrics.
+func (p *Process) listenOps() error {
+	if p.cfg.Listen.Ops == "" {
+		return nil
+	}
+	listener, err := listen(p.cfg.Listen.Ops)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	p.probe.Register(mux)
+	mux.Handle("GET /metrics", telemetry.MetricsHandler(p.registry))
+	p.addHTTP("ops", listener, mux, func() {})
+	return nil
+}
+
+func (p *Process) addHTTP(name string, listener net.Listener, handler http.Handler, after func()) {
+	// Streams end when the process stops; Shutdown alone would wait for them.
+	base, cancel := context.WithCancel(context.Background())
+	srv := &http.Server{
+		Handler: handler, ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		BaseContext: func(net.Listener) context.Context { return base },
+	}
+	p.servers = append(p.servers, server{
+		name: name,
+		run: func() error {
+			if err := srv.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		},
+		stop: func(ctx context.Context) {
+			shutdown, done := context.WithTimeout(ctx, 2*time.Second)
+			defer done()
+			cancel()
+			if err := srv.Shutdown(shutdown); err != nil {
+				_ = srv.Close()
+			}
+			after()
+		},
+	})
+}
+
+// peers dials every service; connections are lazy, so a service that is not up yet costs nothing.
+func (p *Process) peers(cfg rpc.ClientConfig, more ...grpc.DialOption) (func(string) grpc.ClientConnInterface, func(), error) {
+	conns := map[string]*grpc.ClientConn{}
+	closeAll := func() {
+		for _, conn := range conns {
+			_ = conn.Close()
+		}
+	}
+	for _, name := range Names() {
+		conn, err := rpc.Dial(p.cfg.Peers[name], cfg, more...)
+		if err != nil {
+			closeAll()
+			return nil, nil, fmt.Errorf("peer %s: %w", name, err)
+		}
+		conns[name] = conn
+	}
+	return func(name string) grpc.ClientConnInterface { return conns[name] }, closeAll, nil
+}
