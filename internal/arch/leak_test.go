@@ -14,30 +14,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// publicHosts are the registries everybody uses; any other that this machine is set up with is its own business.
-var publicHosts = []string{"proxy.golang.org", "sum.golang.org", "deb.debian.org", "security.debian.org", "registry.npmjs.org", "pypi.org", "localhost", "127.0.0.1", "::1", ""}
+// publicHosts are the registries everybody uses; any other that this machine is told to use is its own business.
+var publicHosts = []string{"proxy.golang.org", "sum.golang.org", "registry.npmjs.org", "pypi.org", "github.com", "localhost", "127.0.0.1", "::1", ""}
 
-// machineHosts are the hosts in this machine's set-up: proxies and mirrors that no file of ours may name.
+// machineHosts are the proxies and mirrors that this machine's environment names.
 func machineHosts() []string {
 	var texts []string
 	for _, name := range []string{"GOPROXY", "GOSUMDB", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "PIP_INDEX_URL", "NPM_CONFIG_REGISTRY", "npm_config_registry"} {
 		texts = append(texts, os.Getenv(name))
 	}
-	files := []string{"/etc/apt/sources.list", "/etc/pip.conf", "/etc/npmrc"}
-	for _, dir := range []string{"/etc/apt/sources.list.d", "/etc/apt/apt.conf.d"} {
-		found, _ := filepath.Glob(dir + "/*")
-		files = append(files, found...)
-	}
-	if home, err := os.UserHomeDir(); err == nil {
-		files = append(files, filepath.Join(home, ".npmrc"), filepath.Join(home, ".config/go/env"), filepath.Join(home, ".config/pip/pip.conf"))
-	}
-	for _, file := range files {
-		raw, _ := os.ReadFile(file) // a machine without it has nothing to hide there
-		texts = append(texts, string(raw))
-	}
 	var out []string
 	for _, found := range regexp.MustCompile(`https?://[^\s"',|]+`).FindAllString(strings.Join(texts, "\n"), -1) {
-		if u, err := url.Parse(found); err == nil && !slices.Contains(publicHosts, u.Hostname()) && !strings.HasSuffix(u.Hostname(), ".debian.org") {
+		if u, err := url.Parse(found); err == nil && !slices.Contains(publicHosts, u.Hostname()) {
 			out = append(out, u.Hostname())
 		}
 	}
@@ -48,7 +36,7 @@ func TestNothingOfThisMachineIsInTheRepository(t *testing.T) {
 	t.Parallel()
 	// Spelled so that this file does not hold what it looks for.
 	paths := regexp.MustCompile(`(^|[^A-Za-z0-9._~})/$*-])/(` + "wo" + `rk|ro` + `ot)/[A-Za-z0-9._]`)
-	hosts := machineHosts()
+	hosts := append(machineHosts(), "artifact"+"registry.googleapis.com", "-docker.pkg"+".dev", "-go.pkg"+".dev")
 	v := newTally(nil)
 	walk(t, func(path string) {
 		raw, err := os.ReadFile(filepath.Join(root, path))
