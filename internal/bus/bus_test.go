@@ -221,6 +221,38 @@ func TestOneBrokenStatementDoesNotTakeItsBatchAlong(t *testing.T) {
 	require.Eventually(t, func() bool { return b.count(`select count(*) from dead_letter`) == 3 }, 10*time.Second, 10*time.Millisecond, "dead")
 }
 
+// A set-based handler has one statement for all: when that fails, nobody knows whose fault it is, and it says so of each event.
+func TestASpoiledBatchIsSplitUntilTheCulpritStandsAlone(t *testing.T) {
+	t.Parallel()
+	sub := bus.Subscription{Purpose: "test", Types: []string{check}}
+	sub.HandleBatch = func(ctx context.Context, tx pgx.Tx, batch []event.Envelope) []error {
+		out := make([]error, len(batch))
+		divisor := 1
+		for _, e := range batch {
+			var c eventv1.Check
+			if err := e.Decode(&c); err != nil || c.GetName() == "sql" {
+				divisor = 0
+			}
+		}
+		if _, err := tx.Exec(ctx, `select 1/$1::int`, divisor); err != nil {
+			for i := range out {
+				out[i] = bus.Poison(err)
+			}
+			return out
+		}
+		for i, e := range batch {
+			out[i] = effect(ctx, tx, e)
+		}
+		return out
+	}
+	b := set(t, sub, nil)
+	names := many(50)
+	names[17] = "sql"
+	b.write(checks(t, names...)...)
+	b.once(49, "the others are handled")
+	require.Eventually(t, func() bool { return b.count(`select count(*) from dead_letter`) == 1 }, 10*time.Second, 10*time.Millisecond, "only the culprit is dead")
+}
+
 func TestAnEarlyEventWaitsForItsPredecessor(t *testing.T) {
 	t.Parallel()
 	b := set(t, plain(func(ctx context.Context, tx pgx.Tx, e event.Envelope) error {

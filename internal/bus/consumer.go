@@ -122,7 +122,7 @@ func (c *consumer) fetch(ctx context.Context, messages jetstream.MessagesContext
 	}
 	batch = append(batch, first)
 	until := time.Now().Add(c.cfg.Linger)
-	for len(batch) < fetchMax {
+	for len(batch) < c.cfg.MaxBatch {
 		left := time.Until(until)
 		if left <= 0 {
 			break

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -15,7 +17,13 @@ import (
 // immediateTries repeats a transaction that lost a race in the database, before anybody's attempts are counted.
 const immediateTries = 3
 
-var errPanic = errors.New("handler panicked")
+// txFailed is what the server says of a transaction in which a statement has failed.
+const txFailed = 'E'
+
+var (
+	errPanic   = errors.New("handler panicked")
+	errSpoiled = errors.New("a statement of the batch failed")
+)
 
 // handle brings a batch to its end: one transaction for all when nothing is wrong. When single events fail, the others are
 // handled without them; when the transaction fails and nobody knows why, halves are tried until the culprit stands alone.
@@ -217,7 +225,12 @@ func (c *consumer) callBatch(ctx context.Context, tx pgx.Tx, fresh []event.Envel
 			failed[e.ID] = outcomes[i]
 		}
 	}
-	return nil
+	if len(failed) > 0 && tx.Conn().PgConn().TxStatus() == txFailed {
+		// A statement for all of them broke the transaction. Whoever is to blame, it is not each of them: the batch is split.
+		err = errors.Join(errSpoiled, failed[slices.Sorted(maps.Keys(failed))[0]])
+		clear(failed)
+	}
+	return err
 }
 
 func (c *consumer) recovered(ctx context.Context, p any, e *event.Envelope) error {

@@ -26,6 +26,7 @@ type RuntimeConfig struct {
 	Now           func() time.Time
 	Chaos         Chaos         // faults on purpose; zero in production
 	Linger        time.Duration // how long a batch that has begun waits for more; 2 ms when zero
+	MaxBatch      int           // most messages of one transaction; 256 when zero, never more. Less is for benchmarks
 }
 
 // Runtime runs one service's consumers.
@@ -44,6 +45,9 @@ func NewRuntime(cfg RuntimeConfig) (*Runtime, error) {
 	}
 	if cfg.Linger == 0 {
 		cfg.Linger = 2 * time.Millisecond
+	}
+	if cfg.MaxBatch <= 0 || cfg.MaxBatch > fetchMax {
+		cfg.MaxBatch = fetchMax
 	}
 	r := &Runtime{cfg: cfg}
 	seen := map[string]bool{}

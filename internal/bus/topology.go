@@ -22,7 +22,7 @@ const (
 )
 
 const (
-	ackWait       = 30 * time.Second
+	ackWait       = 10 * time.Second // twice what a transaction may last; what a killed consumer held comes back after it
 	maxAckPending = 2048
 	dedupeWindow  = 2 * time.Minute
 	callWait      = 10 * time.Second

@@ -95,6 +95,18 @@ func (r *Resolver) Resolve(ctx context.Context, p auth.Principal) (auth.Roleset,
 	return roles, nil
 }
 
+const countBindings = `select count(*) from directory_binding`
+
+// Bindings counts the role bindings ever heard of, taken back ones included: what a service waits for before it calls itself ready, since an
+// empty directory denies everybody.
+func (r *Resolver) Bindings(ctx context.Context) (n int, err error) {
+	err = r.db.Read(ctx, pg.AllTenants(), func(tx pgx.Tx) error { return tx.QueryRow(ctx, countBindings).Scan(&n) })
+	if err != nil {
+		return 0, fmt.Errorf("count role bindings: %w", err)
+	}
+	return n, nil
+}
+
 func collect(roles *auth.Roleset, role auth.Role, tenant *uuid.UUID, slug, status *string) {
 	if tenant == nil {
 		roles.AddSystem(role)

@@ -95,6 +95,15 @@ func TestAWipedBrokerLosesNothingAndTellsNobodyTwice(t *testing.T) {
 	w.publish(rejected(t, tenant, asker))
 	w.broker.Wipe()
 	w.broker.Start()
+	// The worst order: the streams are there and filled again before anybody makes the consumer.
+	streams, err := bus.NewTopology(1, nil)
+	require.NoError(t, err)
+	require.NoError(t, streams.Apply(t.Context(), w.broker.Connect("admin")))
+	looking := bus.NewPublisher(w.broker.Connect("admin"))
+	require.Eventually(t, func() bool {
+		state, err := looking.State(t.Context(), bus.Lifecycle)
+		return err == nil && state.LastSeq >= 3
+	}, 20*time.Second, 10*time.Millisecond, "the relay fills the stream again")
 	w.broker.Apply()
 	w.publish(rejected(t, tenant, asker))
 	w.eventually(4, allReceipts, "what happened meanwhile is told, what was told before is not told again")

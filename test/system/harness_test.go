@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -131,13 +132,20 @@ func (c *child) run(t *testing.T) {
 		defer close(c.done)
 		for life := 0; ; life++ {
 			command := exec.Command(c.binary, "serve", c.name, "--config", c.config)
-			command.Env = append(os.Environ(), "PRATIQUE_BUS_CHAOS="+c.chaos)
+			// Short leases: what a killed process held is free again soon.
+			command.Env = append(os.Environ(), "PRATIQUE_BUS_CHAOS="+c.chaos, "PRATIQUE_RELEASE_PROMOTION_LEASE=2s", "PRATIQUE_EVIDENCE_LEASE=3s")
 			if life < len(c.points) {
 				command.Env = append(command.Env, "PRATIQUE_FAILPOINT="+c.points[life])
 			}
 			command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 			var log tail
 			command.Stderr = &log
+			if dir := os.Getenv("PRATIQUE_TEST_LOGS"); dir != "" { // for whoever looks into a failure
+				if file, err := os.OpenFile(filepath.Join(dir, c.name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644); err == nil {
+					command.Stderr = io.MultiWriter(&log, file)
+					defer file.Close()
+				}
+			}
 			c.mu.Lock()
 			if c.stopping {
 				c.mu.Unlock()

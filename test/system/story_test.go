@@ -2,6 +2,7 @@ package system
 
 import (
 	"net"
+	"net/http"
 	"testing"
 	"time"
 
@@ -28,6 +29,21 @@ func TestTheStoryInOneProcess(t *testing.T) {
 	p.checkInvariants(t)
 }
 
+// awaitDirectory waits until every service has heard who is who: before that each denies everybody, as it must.
+func awaitDirectory(t *testing.T, api *demo.API) {
+	t.Helper()
+	for _, look := range []struct{ persona, path string }{
+		{"mel", "/api/v1/images/import-requests"}, {"omar", "/api/v1/images/import-requests"}, {"root", "/api/v1/admin/cases"}, {"sam", "/api/v1/admin/cases"},
+		{"rita", "/api/v1/admin/cases"}, {"root", "/api/v1/admin/infrastructure/providers"}, {"mel", "/api/v1/settings/quarantine-policy"},
+		{"mel", "/api/v1/images/released-artifacts"}, {"rita", "/api/v1/images/released-artifacts"}, {"ada", "/api/v1/notifications"},
+	} {
+		_, err := api.Until(t.Context(), look.persona, look.path, look.persona+" to be known", time.Minute, func(a demo.Answer) (bool, error) {
+			return a.Status == http.StatusOK, nil
+		})
+		require.NoError(t, err)
+	}
+}
+
 // Each service dies at each of its named places, once per life, while the story is told; every message comes twice and out of order; the
 // broker loses its store half-way.
 func TestTheStoryWithFaults(t *testing.T) {
@@ -44,6 +60,7 @@ func TestTheStoryWithFaults(t *testing.T) {
 			wiped <- p.RestartBroker(t.Context(), true)
 		}
 	}
+	awaitDirectory(t, stage.API)
 	_, err := demo.Tell(t.Context(), stage)
 	require.NoError(t, err)
 	require.NoError(t, <-wiped)

@@ -137,7 +137,20 @@ func (p *Process) connect(ctx context.Context, h *hosted) error {
 	}
 	p.probe.Check(h.name+" database", h.db.Ping)
 	p.probe.Check(h.name+" bus", func(context.Context) error { return runtime.Ready() })
+	p.probe.Check(h.name+" directory", func(ctx context.Context) error { return p.knows(ctx, h) })
 	return nil
+}
+
+// knows tells whether the service has heard of anybody yet: before that it would deny everyone. What the configuration founds must have
+// arrived whole.
+func (p *Process) knows(ctx context.Context, h *hosted) error {
+	founded := p.cfg.Services.Intake.Bootstrap
+	want := max(1, len(founded.Bindings)+len(founded.SystemAdmins))
+	got, err := h.resolver.Bindings(ctx)
+	if err == nil && got < want {
+		err = fmt.Errorf("%d of %d role bindings have arrived; with none configured (intake.bootstrap.system_admins) nobody could do anything", got, want)
+	}
+	return err
 }
 
 // sweeper forgets answers kept for repeated calls, past their day.

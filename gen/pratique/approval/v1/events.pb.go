@@ -217,6 +217,7 @@ func (x *CaseApproved) GetDigest() string {
 	return ""
 }
 
+// CaseRejected: somebody entitled said no; one no is enough.
 type CaseRejected struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CaseId        string                 `protobuf:"bytes,1,opt,name=case_id,json=caseId,proto3" json:"case_id,omitempty"`

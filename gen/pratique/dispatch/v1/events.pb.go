@@ -23,6 +23,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// RunQueued: a run is owed and waits for its turn; told again for a further attempt.
 type RunQueued struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ImportId      string                 `protobuf:"bytes,1,opt,name=import_id,json=importId,proto3" json:"import_id,omitempty"`
@@ -161,6 +162,7 @@ func (x *RunWaiting) GetSince() *timestamppb.Timestamp {
 	return nil
 }
 
+// RunStarted: a provider took the run.
 type RunStarted struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	ImportId          string                 `protobuf:"bytes,1,opt,name=import_id,json=importId,proto3" json:"import_id,omitempty"`
@@ -442,6 +444,7 @@ func (x *RunSucceeded) GetFinishedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// RunFailed: the run came to nothing, in the class and code of the place that failed.
 type RunFailed struct {
 	state                protoimpl.MessageState `protogen:"open.v1"`
 	ImportId             string                 `protobuf:"bytes,1,opt,name=import_id,json=importId,proto3" json:"import_id,omitempty"`
@@ -543,6 +546,7 @@ func (x *RunFailed) GetStep() string {
 	return ""
 }
 
+// RunCancelled: the run was stopped, or never began, because its request no longer wants it.
 type RunCancelled struct {
 	state                protoimpl.MessageState `protogen:"open.v1"`
 	ImportId             string                 `protobuf:"bytes,1,opt,name=import_id,json=importId,proto3" json:"import_id,omitempty"`
@@ -627,7 +631,7 @@ func (x *RunCancelled) GetFinishedAt() *timestamppb.Timestamp {
 	return nil
 }
 
-// ProviderReadinessChanged. Aggregate: the provider.
+// ProviderReadinessChanged: a provider became able to take runs, or ceased to be. Aggregate: the provider.
 type ProviderReadinessChanged struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ProviderId     string                 `protobuf:"bytes,1,opt,name=provider_id,json=providerId,proto3" json:"provider_id,omitempty"`

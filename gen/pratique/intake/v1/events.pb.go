@@ -324,6 +324,7 @@ func (x *RequestApproved) GetRegistryAuthId() string {
 	return ""
 }
 
+// RequestRejected: people said no; the request has come to its end.
 type RequestRejected struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ImportId       string                 `protobuf:"bytes,1,opt,name=import_id,json=importId,proto3" json:"import_id,omitempty"`
@@ -416,6 +417,7 @@ func (x *RequestRejected) GetSourceImageRef() string {
 	return ""
 }
 
+// RequestWithdrawn: the tenant took the request back; a case becomes void, a run is cancelled, its copy is removed.
 type RequestWithdrawn struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ImportId    string                 `protobuf:"bytes,1,opt,name=import_id,json=importId,proto3" json:"import_id,omitempty"`
@@ -426,8 +428,10 @@ type RequestWithdrawn struct {
 	FromStatus     string `protobuf:"bytes,5,opt,name=from_status,json=fromStatus,proto3" json:"from_status,omitempty"`
 	RequestedBy    string `protobuf:"bytes,6,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
 	SourceImageRef string `protobuf:"bytes,7,opt,name=source_image_ref,json=sourceImageRef,proto3" json:"source_image_ref,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// quarantine | scan
+	RequestType   string `protobuf:"bytes,8,opt,name=request_type,json=requestType,proto3" json:"request_type,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RequestWithdrawn) Reset() {
@@ -505,6 +509,13 @@ func (x *RequestWithdrawn) GetRequestedBy() string {
 func (x *RequestWithdrawn) GetSourceImageRef() string {
 	if x != nil {
 		return x.SourceImageRef
+	}
+	return ""
+}
+
+func (x *RequestWithdrawn) GetRequestType() string {
+	if x != nil {
+		return x.RequestType
 	}
 	return ""
 }
@@ -862,6 +873,7 @@ func (x *RequestDenied) GetMessage() string {
 	return ""
 }
 
+// EprRegistrationRequested: a tenant registered a product and waits for a decision. Aggregate: the registration.
 type EprRegistrationRequested struct {
 	state                 protoimpl.MessageState `protogen:"open.v1"`
 	RegistrationId        string                 `protobuf:"bytes,1,opt,name=registration_id,json=registrationId,proto3" json:"registration_id,omitempty"`
@@ -954,6 +966,7 @@ func (x *EprRegistrationRequested) GetRequestedBy() string {
 	return ""
 }
 
+// EprRegistrationApproved: the registration is in force until expires_at.
 type EprRegistrationApproved struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	RegistrationId string                 `protobuf:"bytes,1,opt,name=registration_id,json=registrationId,proto3" json:"registration_id,omitempty"`
@@ -1062,6 +1075,7 @@ func (x *EprRegistrationApproved) GetExpiresAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// EprRegistrationRejected: people said no to the registration.
 type EprRegistrationRejected struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	RegistrationId string                 `protobuf:"bytes,1,opt,name=registration_id,json=registrationId,proto3" json:"registration_id,omitempty"`
@@ -1162,6 +1176,7 @@ func (x *EprRegistrationRejected) GetDecidedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// EprRegistrationWithdrawn: the tenant took the registration back before it was decided.
 type EprRegistrationWithdrawn struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	RegistrationId string                 `protobuf:"bytes,1,opt,name=registration_id,json=registrationId,proto3" json:"registration_id,omitempty"`
@@ -1630,7 +1645,7 @@ const file_pratique_intake_v1_events_proto_rawDesc = "" +
 	"\n" +
 	"decided_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tdecidedAt\x12!\n" +
 	"\frequested_by\x18\x06 \x01(\tR\vrequestedBy\x12(\n" +
-	"\x10source_image_ref\x18\a \x01(\tR\x0esourceImageRef\"\xf5\x01\n" +
+	"\x10source_image_ref\x18\a \x01(\tR\x0esourceImageRef\"\x98\x02\n" +
 	"\x10RequestWithdrawn\x12\x1b\n" +
 	"\timport_id\x18\x01 \x01(\tR\bimportId\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12!\n" +
@@ -1639,7 +1654,8 @@ const file_pratique_intake_v1_events_proto_rawDesc = "" +
 	"\vfrom_status\x18\x05 \x01(\tR\n" +
 	"fromStatus\x12!\n" +
 	"\frequested_by\x18\x06 \x01(\tR\vrequestedBy\x12(\n" +
-	"\x10source_image_ref\x18\a \x01(\tR\x0esourceImageRef\"\x88\x03\n" +
+	"\x10source_image_ref\x18\a \x01(\tR\x0esourceImageRef\x12!\n" +
+	"\frequest_type\x18\b \x01(\tR\vrequestType\"\x88\x03\n" +
 	"\x13RequestStateChanged\x12\x1b\n" +
 	"\timport_id\x18\x01 \x01(\tR\bimportId\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12\x1f\n" +

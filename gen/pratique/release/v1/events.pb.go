@@ -593,6 +593,7 @@ func (x *ReleaseFailed) GetSourceImageRef() string {
 	return ""
 }
 
+// ReleaseConsumed: somebody began, or ended, to use a released image.
 type ReleaseConsumed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ImportId      string                 `protobuf:"bytes,1,opt,name=import_id,json=importId,proto3" json:"import_id,omitempty"`

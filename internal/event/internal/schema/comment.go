@@ -70,43 +70,16 @@ func (c Comments) put(name string, lines []string) {
 	}
 }
 
-// meanings stand in for events whose proto says nothing yet.
-var meanings = map[string]string{
-	"pratique.approval.v1.CaseRejected":             "somebody said no. The owner of the subject acts on it.",
-	"pratique.dispatch.v1.ProviderReadinessChanged": "a place where runs can happen became ready, or is not any more. Aggregate: the provider.",
-	"pratique.dispatch.v1.RunCancelled":             "the run was stopped, or never began, because the request was withdrawn or is no longer permitted.",
-	"pratique.dispatch.v1.RunFailed":                "the last attempt ended without evidence; the failure says in which class.",
-	"pratique.dispatch.v1.RunQueued":                "an approved request waits for its run.",
-	"pratique.dispatch.v1.RunStarted":               "a provider took the run; more attempts may follow it.",
-	"pratique.intake.v1.EprRegistrationApproved":    "the registration is in force until it expires.",
-	"pratique.intake.v1.EprRegistrationRejected":    "the registration was refused.",
-	"pratique.intake.v1.EprRegistrationRequested":   "a tenant asks to register a product. Aggregate: the registration.",
-	"pratique.intake.v1.EprRegistrationWithdrawn":   "the tenant took its registration back before it was decided.",
-	"pratique.intake.v1.RequestRejected":            "a reviewer said no.",
-	"pratique.intake.v1.RequestWithdrawn":           "the tenant took the request back; whatever ran for it is stopped and removed.",
-	"pratique.release.v1.ReleaseConsumed":           "somebody said that they use a released artifact, or that they do no longer.",
-}
-
-// Undescribed reports what keeps an event from having exactly one description: none at all, or a stand-in beside the proto's own.
+// Undescribed reports an event whose proto does not say when it is published; empty when it does.
 func (c Comments) Undescribed(event protoreflect.MessageDescriptor) string {
-	_, standIn := meanings[string(event.FullName())]
-	own := c.own(event)
-	switch {
-	case own == "" && !standIn:
+	if c.own(event) == "" {
 		return "has no comment in its proto"
-	case own != "" && standIn:
-		return "has a comment in its proto now: take its stand-in out of meanings"
 	}
 	return ""
 }
 
 // Event says when an event is published.
-func (c Comments) Event(event protoreflect.MessageDescriptor) string {
-	if text, ok := meanings[string(event.FullName())]; ok {
-		return text
-	}
-	return c.own(event)
-}
+func (c Comments) Event(event protoreflect.MessageDescriptor) string { return c.own(event) }
 
 // own is the proto's comment. The name that it begins with is cut off, and a comment that tells no more than the aggregate does not count.
 func (c Comments) own(event protoreflect.MessageDescriptor) string {

@@ -249,6 +249,7 @@ type fakeRunner struct {
 	started  []string
 	broken   bool // not ready
 	pollErr  error
+	before   func() // called once before a start
 }
 
 type fakeRun struct {
@@ -276,6 +277,9 @@ func (f *fakeRunner) Readiness(context.Context) []domain.Check {
 }
 
 func (f *fakeRunner) Start(_ context.Context, spec runner.Spec) error {
+	if f.before != nil {
+		f.before()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.startErr != nil {

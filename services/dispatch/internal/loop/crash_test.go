@@ -201,3 +201,35 @@ func TestTheRunnerForgetsWhatNoRecordHolds(t *testing.T) {
 	require.NotNil(t, b.runner.get(domain.RunName(id, 1)), "what is wanted stays")
 	require.False(t, kept.asked)
 }
+
+func TestANewProcessDoesNotWaitForTheLeasesOfADeadOne(t *testing.T) {
+	b := setup(t)
+	id, _, run := b.started()
+	b.clock.step(time.Second)
+	_, err := b.admin.Exec(t.Context(), `update dispatch_record set leased_until = $1, lease_token = lease_token + 1`, b.clock.now().Add(30*time.Second))
+	require.NoError(t, err)
+	run.set(func(s *runner.Status) { s.State = runner.Lost })
+	require.False(t, b.supervise(), "a lease is a lease while its holder may live")
+	b.loops = b.process(b.loops.Provider.ID)
+	require.True(t, b.supervise())
+	require.Equal(t, 2, b.record(id).Attempt)
+	b.audited(id)
+}
+
+// The process is stopped between the recorded intent and the start for longer than its lease, and its own supervisor wakes up first.
+func TestAStartThatComesTooLateIsStopped(t *testing.T) {
+	b := setup(t)
+	id := b.approve(uuid.New())
+	b.runner.before = func() {
+		b.runner.before = nil
+		b.clock.step(time.Minute)
+		require.True(t, b.supervise())
+		require.Equal(t, 2, b.record(id).Attempt)
+	}
+	b.schedule()
+	require.Equal(t, runner.Cancelled, b.runner.get(domain.RunName(id, 1)).status.State, "nobody wants this attempt any more")
+	b.clock.step(time.Minute)
+	require.True(t, b.schedule())
+	require.Equal(t, domain.Running, b.record(id).State)
+	b.audited(id)
+}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -66,6 +67,9 @@ type Loops struct {
 	Log      *slog.Logger
 
 	gate gate
+
+	first     sync.Mutex
+	reclaimed bool
 }
 
 // List is what the host runs.
@@ -77,6 +81,19 @@ func (l *Loops) List() []lease.Loop {
 		{Name: "expire", Every: time.Second * 5, Run: l.Expire},
 		{Name: "tidy", Every: time.Minute, Run: l.Tidy},
 	}
+}
+
+// reclaim comes before anything else that this process does with records: it hosts the provider alone (the runner holds a lock), so
+// whoever leased the provider's records before is dead, and nobody has to wait for those leases to run out.
+func (l *Loops) reclaim(ctx context.Context) error {
+	l.first.Lock()
+	defer l.first.Unlock()
+	if l.reclaimed {
+		return nil
+	}
+	err := l.DB.Work(ctx, func(tx pgx.Tx) error { return store.Reclaim(ctx, tx, l.Provider.ID, l.App.Now()) })
+	l.reclaimed = err == nil
+	return err
 }
 
 // work runs a verb in a transaction. A conflict means that somebody else moved the record: what we knew is void, and that is all.

@@ -22,6 +22,9 @@ const batch = 100
 
 // Schedule starts the next record, if there is one and a place for it.
 func (l *Loops) Schedule(ctx context.Context) (bool, error) {
+	if err := l.reclaim(ctx); err != nil {
+		return false, err
+	}
 	p, err := l.current(ctx)
 	if err != nil {
 		return false, err
@@ -173,13 +176,17 @@ func (l *Loops) started(ctx context.Context, record domain.Record, run domain.At
 	if err != nil || status.StartedAt.IsZero() {
 		status.StartedAt = l.App.Now()
 	}
-	return l.work(ctx, func(tx pgx.Tx) error {
+	done, err := l.work(ctx, func(tx pgx.Tx) error {
 		after, _, err := l.App.Started(ctx, tx, record, run, status.StartedAt.Truncate(time.Microsecond))
 		if err != nil {
 			return err
 		}
 		return store.Release(ctx, tx, after, l.App.Now())
 	})
+	if err == nil && !done { // we were stopped for longer than our lease, and somebody decided without us
+		return l.Tidy(ctx)
+	}
+	return done, err
 }
 
 // again ends the attempt and queues the next.

@@ -22,6 +22,9 @@ const (
 
 // Supervise looks at the runs of our provider that are due. It reports work only for what moved: looking again at once would see the same.
 func (l *Loops) Supervise(ctx context.Context) (bool, error) {
+	if err := l.reclaim(ctx); err != nil {
+		return false, err
+	}
 	var records []domain.Record
 	err := l.DB.Work(ctx, func(tx pgx.Tx) (err error) {
 		now := l.App.Now()

@@ -104,6 +104,18 @@ func Release(ctx context.Context, tx pgx.Tx, r domain.Record, due time.Time) err
 	return nil
 }
 
+const reclaimSQL = `update dispatch_record set lease_token = lease_token + 1, leased_until = '-infinity', due_at = least(due_at, @now)
+where state in ('starting', 'running') and provider_id = @provider_id`
+
+// Reclaim voids the leases on what a provider runs. Only whoever alone hosts the provider may, before it does anything else.
+func Reclaim(ctx context.Context, tx pgx.Tx, provider uuid.UUID, now time.Time) error {
+	_, err := tx.Exec(ctx, reclaimSQL, pgx.NamedArgs{"provider_id": provider, "now": now})
+	if err != nil {
+		return fmt.Errorf("reclaim records: %w", err)
+	}
+	return nil
+}
+
 const lockOwedSQL = `select ` + recordColumns + ` from dispatch_record
 where state = any(@states) and queued_at <= @before and leased_until <= @now
 order by queued_at limit @limit for update skip locked`

@@ -147,7 +147,7 @@ var readers = map[string]reader{
 		}),
 	"pratique.intake.v1.RequestWithdrawn": reads(func() *intakev1.RequestWithdrawn { return &intakev1.RequestWithdrawn{} },
 		func(m *intakev1.RequestWithdrawn, f *domain.Fact) {
-			f.Image, f.Reason = m.GetSourceImageRef(), m.GetReason()
+			f.RequestType, f.Image, f.Reason = m.GetRequestType(), m.GetSourceImageRef(), m.GetReason()
 		}),
 	"pratique.intake.v1.QuarantineConcluded": reads(func() *intakev1.QuarantineConcluded { return &intakev1.QuarantineConcluded{} },
 		func(m *intakev1.QuarantineConcluded, f *domain.Fact) {

@@ -104,7 +104,8 @@ var rules = []rule{
 	{"RequestApproved", quarantine, ImportApproved},
 	{"RequestApproved", scan, nobody},
 	{"RequestRejected", always, ImportRejected},
-	{"RequestWithdrawn", always, ImportWithdrawn},
+	{"RequestWithdrawn", not(scan), ImportWithdrawn},
+	{"RequestWithdrawn", scan, nobody}, // its requester did it, and nobody else waits for it
 	{"QuarantineConcluded", both(quarantine, came("success")), ImportCompleted},
 	{"QuarantineConcluded", both(quarantine, came("quarantined")), ImportQuarantined},
 	{"QuarantineConcluded", both(quarantine, failedAs(true)), ImportDispatchFailed},
@@ -122,7 +123,10 @@ var rules = []rule{
 	{"ReleaseFailed", always, ReleaseFailed},
 }
 
-func always(Fact) bool       { return true }
+func always(Fact) bool { return true }
+
+func not(when func(Fact) bool) func(Fact) bool { return func(f Fact) bool { return !when(f) } }
+
 func quarantine(f Fact) bool { return f.RequestType == "quarantine" }
 func scan(f Fact) bool       { return f.RequestType == "scan" }
 

@@ -93,7 +93,10 @@ func (r *Local) Close() {
 var namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,99}$`)
 
 // Start is idempotent by name.
-func (r *Local) Start(_ context.Context, spec runner.Spec) error {
+func (r *Local) Start(ctx context.Context, spec runner.Spec) error {
+	if err := ctx.Err(); err != nil { // the right to start ended before we came to it
+		return fmt.Errorf("%w: %w", runner.ErrRefused, err)
+	}
 	if !namePattern.MatchString(spec.Name) {
 		return fmt.Errorf("%w: %q is not a name of a run", runner.ErrRefused, spec.Name)
 	}

@@ -230,7 +230,7 @@ func TestReadinessNamesWhatIsMissing(t *testing.T) {
 
 func TestAStepThatTakesTooLongIsStopped(t *testing.T) {
 	cfg := config(place(t))
-	cfg.StepTimeout = time.Second
+	cfg.StepTimeout = 3 * time.Second
 	r := open(t, cfg)
 	spec := conformance.Spec("sbom.hang")
 	require.NoError(t, r.Start(t.Context(), spec))
