@@ -56,6 +56,9 @@ func documentRequest(r *http.Request) (*evidencev1.ReadDocumentRequest, error) {
 	if err := checkPath(map[string]string{"id": ask.GetId()}); err != nil {
 		return nil, err
 	}
+	if problem := textProblem(ask.GetKind()); problem != "" {
+		return nil, unreadable("kind", problem)
+	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, unreadable("", "the query string is malformed")
@@ -66,6 +69,9 @@ func documentRequest(r *http.Request) (*evidencev1.ReadDocumentRequest, error) {
 		}
 		if len(list) > 1 {
 			return nil, unreadable(name, "given more than once")
+		}
+		if problem := textProblem(list[0]); problem != "" {
+			return nil, unreadable(name, problem)
 		}
 	}
 	if query.Has("platform") {

@@ -118,3 +118,17 @@ func TestFileNamesAreHarmless(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, "s-om-..---x.json.json", fileName(&evidencev1.Document{Kind: "s\"om", Platform: "../\r\nx", Format: "json"}))
 }
+
+func TestDocumentChoicesThatAreNoText(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	for target, field := range map[string]string{
+		"%ff": "kind", "a%00": "kind", "sbom?platform=%ff": "platform", "sbom?format=%c3%28": "format", "sbom?platform=linux%00": "platform",
+	} {
+		got := s.send("GET", "/api/v1/images/import-requests/"+someID+"/evidence/"+target, "")
+		require.Equal(t, http.StatusBadRequest, got.status, "%s: %s", target, got.raw)
+		require.Equal(t, "invalid_request", got.at("error", "code"), target)
+		require.Equal(t, field, got.at("error", "details", "field"), target)
+	}
+	require.Empty(t, s.took())
+}

@@ -86,11 +86,10 @@ func checkQuery(route Route, query string) error {
 
 // scalarProblem says why a query value does not fit its field; empty when it does.
 func scalarProblem(field protoreflect.FieldDescriptor, text string) string {
+	if problem := textProblem(text); problem != "" {
+		return problem
+	}
 	switch {
-	case !utf8.ValidString(text):
-		return "must be valid UTF-8"
-	case strings.ContainsRune(text, 0):
-		return "must not contain the character NUL"
 	case isTimestamp(field):
 		if !isTime(text) {
 			return "must be an RFC 3339 time"
@@ -107,6 +106,17 @@ func scalarProblem(field protoreflect.FieldDescriptor, text string) string {
 		if _, err := parseUUID(text); err != nil {
 			return "must be a UUID"
 		}
+	}
+	return ""
+}
+
+// textProblem says why no message and no database column could hold a text; empty when they can.
+func textProblem(text string) string {
+	switch {
+	case !utf8.ValidString(text):
+		return "must be valid UTF-8"
+	case strings.ContainsRune(text, 0):
+		return "must not contain the character NUL"
 	}
 	return ""
 }

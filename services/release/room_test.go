@@ -80,12 +80,12 @@ func (h *host) requests() []string {
 	return append([]string(nil), h.seen...)
 }
 
-func startRegistry(t *testing.T, name string) *host {
+func startRegistry(t *testing.T, name string, actions ...string) *host {
 	t.Helper()
 	reg, err := registry.Open(registry.Config{
 		Name: name, Dir: t.TempDir(), Volatile: true, Log: slog.New(slog.DiscardHandler),
 		Users: []registry.User{
-			{Name: "release", Password: password, Access: registry.Full(registry.Pull, registry.Push)},
+			{Name: "release", Password: password, Access: registry.Full(actions...)},
 			{Name: "owner", Password: password, Access: registry.Full(registry.Pull, registry.Push, registry.Delete)},
 		},
 	})
@@ -110,7 +110,8 @@ func startRegistry(t *testing.T, name string) *host {
 func open(t *testing.T) *room {
 	t.Helper()
 	r := &room{
-		t: t, db: pgtest.New(t, "release", release.Migrations()...), quarantine: startRegistry(t, "quarantine"), trusted: startRegistry(t, "trusted"),
+		t: t, db: pgtest.New(t, "release", release.Migrations()...),
+		quarantine: startRegistry(t, "quarantine", registry.Pull), trusted: startRegistry(t, "trusted", registry.Pull, registry.Push),
 		tenant: newID(), alice: newID(), rita: newID(), clock: time.Now().UTC().Truncate(time.Microsecond),
 	}
 	secret := filepath.Join(t.TempDir(), "password")

@@ -13,10 +13,13 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -288,12 +291,12 @@ func fresh(t testing.TB, of protoreflect.MessageDescriptor) proto.Message {
 
 func (p *product) grpc(t testing.TB, c call) answer {
 	t.Helper()
-	rpc, status, message := p.message(t, c)
-	return p.invoke(t, c, rpc, status, message)
+	rpc, success, message := p.message(t, c)
+	return p.invoke(t, c, rpc, success, message)
 }
 
 // invoke makes a gRPC call; of a stream it takes the first message.
-func (p *product) invoke(t testing.TB, c call, rpc protoreflect.MethodDescriptor, status int, message proto.Message) answer {
+func (p *product) invoke(t testing.TB, c call, rpc protoreflect.MethodDescriptor, success int, message proto.Message) answer {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -315,9 +318,9 @@ func (p *product) invoke(t testing.TB, c call, rpc protoreflect.MethodDescriptor
 	require.Equal(t, []string{id}, header.Get(auth.HeaderRequestID), "%s: %v", c, err)
 	if err == nil {
 		if own := header.Get(gateway.HeaderStatus); len(own) == 1 {
-			status, _ = strconv.Atoi(own[0])
+			success, _ = strconv.Atoi(own[0])
 		}
-		return succeeded(t, status, out)
+		return succeeded(t, success, out)
 	}
 	return checked(t, c, refused(t, c, err))
 }
@@ -335,25 +338,30 @@ func (p *product) first(ctx context.Context, rpc protoreflect.MethodDescriptor, 
 	if err != nil {
 		return header, err
 	}
-	if rpc.Name() == "FollowNotifications" && len(header) > 0 && len(stream.Trailer()) == 0 && header.Get("content-type") != nil {
-		done := make(chan error, 1)
-		go func() { done <- stream.RecvMsg(out) }()
-		return header, firstOf(done)
+	got := make(chan error, 1)
+	go func() { got <- stream.RecvMsg(out) }()
+	select {
+	case err = <-got:
+	case <-time.After(quiet): // a refusal follows its header at once
+		return header, nil
 	}
-	if err = stream.RecvMsg(out); errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) {
 		err = nil
 	}
 	return header, err
 }
 
-func succeeded(t testing.TB, status int, out proto.Message) answer {
+// quiet is when a stream that says nothing counts as open.
+const quiet = 500 * time.Millisecond
+
+func succeeded(t testing.TB, success int, out proto.Message) answer {
 	raw, err := protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true}.Marshal(out)
 	require.NoError(t, err)
 	fields := out.ProtoReflect().Descriptor().Fields()
 	if fields.ByName("data") == nil || fields.ByName("pagination") == nil {
 		raw = slices.Concat([]byte(`{"data":`), raw, []byte("}"))
 	}
-	a := answer{status: status, raw: string(raw)}
+	a := answer{status: success, raw: string(raw)}
 	require.NoError(t, json.NewDecoder(bytes.NewReader(raw)).Decode(&a.body))
 	return a
 }
@@ -363,7 +371,10 @@ func refused(t testing.TB, c call, err error) answer {
 	require.NotEmpty(t, f.Message(), "%s: %v", c, err)
 	details := f.Details()
 	inner := map[string]any{"code": fault.CodeOf(f.Reason()), "message": f.Message(), "details": details}
-	a := answer{status: int(fault.RuleOf(f.Reason()).GetHttp()), code: fault.CodeOf(f.Reason()), body: map[string]any{"error": inner}, raw: fmt.Sprintf("%v %v %v", err, details, f.FieldErrors())}
+	a := answer{
+		status: int(fault.RuleOf(f.Reason()).GetHttp()), code: fault.CodeOf(f.Reason()), body: map[string]any{"error": inner},
+		raw: fmt.Sprintf("%s %v %v", f.Message(), details, f.FieldErrors()),
+	}
 	if problems := f.FieldErrors(); len(problems) > 0 {
 		all := map[string]any{}
 		for name, text := range problems {
@@ -371,6 +382,12 @@ func refused(t testing.TB, c call, err error) answer {
 		}
 		a.body["field_errors"] = all
 	}
-	require.False(t, foreign(err), "%s: %v carries no reason of ours", c, err)
+	known := false
+	for _, detail := range status.Convert(err).Details() {
+		info, ok := detail.(*errdetails.ErrorInfo)
+		known = known || ok && info.GetDomain() == fault.Domain && info.GetReason() == strings.ToUpper(a.code)
+	}
+	require.True(t, known, "%s: %v carries no reason of ours", c, err)
+	require.Equal(t, fault.GRPCOf(f.Reason()), status.Code(err), "%s", c)
 	return a
 }

@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+
+	"github.com/pratique-io/pratique/internal/failure"
 )
 
 func TestEveryStateMeetsEveryVerb(t *testing.T) {
@@ -39,9 +41,12 @@ func TestAWaitingPeriodIsToldOnce(t *testing.T) {
 }
 
 func TestEveryFailureHasAClassOfTheContract(t *testing.T) {
-	for code, class := range classes {
-		require.Contains(t, []string{"dispatch", "connectivity", "auth", "policy", "runtime"}, class)
-		require.Equal(t, &Failure{Class: class, Code: code, Message: "m"}, Fails(code, "m"))
+	for _, code := range []string{
+		CodeUnavailable, CodeTimeout, CodeDispatch, CodeConnectivity, CodeRateLimited, CodeAuth, CodeUnacceptable, CodeBlocked, CodeRuntime,
+		CodeRunTimeout, CodeMemory, CodeScanner,
+	} {
+		require.Equal(t, &Failure{Class: failure.ClassOf(code), Code: code, Message: "m"}, Fails(code, "m"))
+		require.Contains(t, failure.Classes(), Fails(code, "m").Class)
 	}
 	require.Equal(t, "runtime", ClassOf("invented"))
 }

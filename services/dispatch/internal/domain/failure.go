@@ -1,5 +1,7 @@
 package domain
 
+import "github.com/pratique-io/pratique/internal/failure"
+
 // Failure is why a run came to nothing: a class and a code of the contract, and a text for people.
 type Failure struct {
 	Class   string `json:"class"`
@@ -12,35 +14,26 @@ func (f *Failure) Error() string { return f.Class + "/" + f.Code + ": " + f.Mess
 
 // Codes of the contract that dispatch produces.
 const (
-	CodeUnavailable  = "dispatcher_unavailable" // shown while waiting; never an end
-	CodeTimeout      = "dispatch_timeout"
-	CodeDispatch     = "dispatch_error"
-	CodeConnectivity = "connectivity_error"
-	CodeRateLimited  = "source_rate_limited"
-	CodeAuth         = "auth_error"
-	CodeUnacceptable = "image_unacceptable"
-	CodeBlocked      = "policy_blocked"
-	CodeRuntime      = "runtime_failed"
-	CodeRunTimeout   = "run_timeout"
-	CodeMemory       = "step_out_of_memory"
-	CodeScanner      = "scanner_error"
+	CodeUnavailable  = failure.DispatcherUnavailable
+	CodeTimeout      = failure.DispatchTimeout
+	CodeDispatch     = failure.DispatchError
+	CodeConnectivity = failure.ConnectivityError
+	CodeRateLimited  = failure.SourceRateLimited
+	CodeAuth         = failure.AuthError
+	CodeUnacceptable = failure.ImageUnacceptable
+	CodeBlocked      = failure.PolicyBlocked
+	CodeRuntime      = failure.RuntimeFailed
+	CodeRunTimeout   = failure.RunTimeout
+	CodeMemory       = failure.StepOutOfMemory
+	CodeScanner      = failure.ScannerError
 )
-
-// classes is the closed set: each code belongs to one class.
-var classes = map[string]string{
-	CodeUnavailable: "dispatch", CodeTimeout: "dispatch", CodeDispatch: "dispatch",
-	CodeConnectivity: "connectivity", CodeRateLimited: "connectivity",
-	CodeAuth:         "auth",
-	CodeUnacceptable: "policy", CodeBlocked: "policy",
-	CodeRuntime: "runtime", CodeRunTimeout: "runtime", CodeMemory: "runtime", CodeScanner: "runtime",
-}
 
 // ClassOf is the class of a code; "runtime" for a code that is not ours.
 func ClassOf(code string) string {
-	if class, ok := classes[code]; ok {
+	if class := failure.ClassOf(code); class != "" {
 		return class
 	}
-	return "runtime"
+	return failure.Runtime
 }
 
 // Fails makes the failure of a code.

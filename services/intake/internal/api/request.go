@@ -10,6 +10,7 @@ import (
 
 	errorsv1 "github.com/pratique-io/pratique/gen/pratique/errors/v1"
 	intakev1 "github.com/pratique-io/pratique/gen/pratique/intake/v1"
+	"github.com/pratique-io/pratique/internal/failure"
 	"github.com/pratique-io/pratique/internal/fault"
 	"github.com/pratique-io/pratique/internal/oci"
 	"github.com/pratique-io/pratique/internal/page"
@@ -148,7 +149,7 @@ func (s *Requests) list(ctx context.Context, in *intakev1.ListImportRequestsRequ
 		Status:        string(oneOf(problems, "status", in.Status, domain.Statuses())),
 		Execution:     string(oneOf(problems, "execution_state", in.ExecutionState, domain.Executions())),
 		Release:       string(oneOf(problems, "release_state", in.ReleaseState, domain.ReleaseStates())),
-		FailureClass:  oneOf(problems, "failure_class", in.FailureClass, domain.FailureClasses()),
+		FailureClass:  oneOf(problems, "failure_class", in.FailureClass, failure.Classes()),
 		RequestedBy:   optionalID(problems, "requested_by", in.RequestedBy),
 		Search:        line(problems, "search", in.GetSearch(), false, maxSearch),
 		CreatedAfter:  optionalTime(problems, "created_after", in.CreatedAfter),

@@ -75,7 +75,7 @@ func maybe(t *timestamppb.Timestamp) *time.Time {
 	return &at
 }
 
-func failure(f *eventv1.Failure) domain.Failure {
+func told(f *eventv1.Failure) domain.Failure {
 	return domain.Failure{Class: f.GetFailureClass(), Code: f.GetFailureCode(), Message: f.GetMessage()}
 }
 
@@ -125,7 +125,7 @@ func readFailed(e event.Envelope) (string, any, error) {
 	var m dispatchv1.RunFailed
 	err := e.Decode(&m)
 	return m.GetImportId(), domain.Ended{
-		Seq: e.Sequence, As: domain.RunFailed, RunID: m.GetRunId(), Attempt: int(m.GetAttempt()), Failure: failure(m.GetFailure()),
+		Seq: e.Sequence, As: domain.RunFailed, RunID: m.GetRunId(), Attempt: int(m.GetAttempt()), Failure: told(m.GetFailure()),
 		At: when(m.GetFinishedAt(), e),
 	}, err
 }
@@ -152,7 +152,7 @@ func readJudged(e event.Envelope) (string, any, error) {
 	j := domain.Judged{
 		Seq: e.Sequence, Verdict: m.GetDecision(), Reasons: m.GetReasons(), WouldHave: m.GetWouldHaveDecided(),
 		EvidenceHash: m.GetEvidenceHash(), DecidedAt: when(m.GetDecidedAt(), e), ReadyAt: maybe(m.GetEvidenceReadyAt()),
-		ExpiresAt: maybe(m.GetEvidenceExpiresAt()), InternalRef: m.GetInternalImageRef(), Failure: failure(m.GetFailure()),
+		ExpiresAt: maybe(m.GetEvidenceExpiresAt()), InternalRef: m.GetInternalImageRef(), Failure: told(m.GetFailure()),
 	}
 	var err error
 	if j.Policy, err = view.Keep(m.GetPolicySnapshot()); err != nil {

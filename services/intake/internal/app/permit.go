@@ -8,6 +8,7 @@ import (
 
 	"github.com/pratique-io/pratique/internal/auth"
 	"github.com/pratique-io/pratique/internal/failpoint"
+	"github.com/pratique-io/pratique/internal/failure"
 	"github.com/pratique-io/pratique/internal/fault"
 	"github.com/pratique-io/pratique/internal/pg"
 	"github.com/pratique-io/pratique/services/intake/internal/domain"
@@ -47,7 +48,7 @@ func (a *App) DispatchPermit(ctx context.Context, id uuid.UUID) (Permit, error) 
 			out.Allowed, out.Reason = true, ""
 			return nil
 		}
-		out.Reason = domain.CodePolicyBlocked
+		out.Reason = failure.PolicyBlocked
 		change := newChange(now)
 		change.touch(r)
 		step, err := r.Refuse(fault.Of(refusal).Message(), now)

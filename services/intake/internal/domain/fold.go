@@ -1,6 +1,10 @@
 package domain
 
-import "time"
+import (
+	"time"
+
+	"github.com/pratique-io/pratique/internal/failure"
+)
 
 // Hear folds a fact in and takes every step that the facts now imply, in the table's order: a terminal fact whose predecessors have not
 // arrived walks through their states. known is false when the fact is old. A fact that moves nothing is one Record step, except Steps, which
@@ -66,7 +70,9 @@ func (r *Request) owed() Verb {
 }
 
 // ran says whether the run had begun: a failure to dispatch ends a run that never started.
-func (e Ended) ran() bool { return e.RunID != "" && e.Attempt > 0 && e.Failure.Class != ClassDispatch }
+func (e Ended) ran() bool {
+	return e.RunID != "" && e.Attempt > 0 && e.Failure.Class != failure.Dispatch
+}
 
 func (j Judged) verb() Verb {
 	switch j.Verdict {
@@ -124,10 +130,10 @@ func (r *Request) Failure() *Failure {
 	case Failed:
 		return r.cause()
 	case Quarantined:
-		return &Failure{Class: ClassPolicy, Code: CodeQuarantinedByPolicy}
+		return &Failure{Class: failure.Policy, Code: failure.QuarantinedByPolicy}
 	case Approved:
 		if f.Waiting != nil && (f.Started == nil || f.Started.Seq < f.Waiting.Seq) {
-			out := Failure{Code: f.Waiting.Code, Message: f.Waiting.Message}.sound(CodeDispatcherUnavailable)
+			out := Failure{Code: f.Waiting.Code, Message: f.Waiting.Message}.sound(failure.DispatcherUnavailable)
 			return &out
 		}
 	}
@@ -136,16 +142,16 @@ func (r *Request) Failure() *Failure {
 
 func (r *Request) cause() *Failure {
 	f := &r.Facts
-	out := Failure{Class: ClassRuntime, Code: CodeRuntimeFailed}
+	out := Failure{Class: failure.Runtime, Code: failure.RuntimeFailed}
 	switch {
 	case f.Blocked != nil:
 		out = *f.Blocked
 	case f.Judged != nil:
-		out = f.Judged.Failure.sound(CodeScannerError)
+		out = f.Judged.Failure.sound(failure.ScannerError)
 	case f.Ended != nil && f.Ended.As == RunCancelled:
 		out.Message = "the run was cancelled"
 	case f.Ended != nil:
-		out = f.Ended.Failure.sound(CodeRuntimeFailed)
+		out = f.Ended.Failure.sound(failure.RuntimeFailed)
 	}
 	return &out
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+
+	"github.com/pratique-io/pratique/internal/failure"
 )
 
 var at = time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC)
@@ -28,7 +30,7 @@ func releaseOf(id string, seq int64, state string) Promotion {
 // happy is everything that is ever said about one released request.
 func happy() []any {
 	return []any{
-		Queued{Seq: 1, At: at}, Waiting{Seq: 2, Code: CodeDispatcherUnavailable, Since: at},
+		Queued{Seq: 1, At: at}, Waiting{Seq: 2, Code: failure.DispatcherUnavailable, Since: at},
 		Started{Seq: 3, RunID: "r1", Attempt: 1, At: at}, Steps{Seq: 4, List: []RunStep{{Key: "pull", Status: "running"}}},
 		Started{Seq: 5, RunID: "r2", Attempt: 2, At: at.Add(1)}, Steps{Seq: 6, List: []RunStep{{Key: "pull", Status: "succeeded"}}},
 		Ended{Seq: 7, As: RunSucceeded, RunID: "r2", Attempt: 2, At: at.Add(2)},
@@ -61,11 +63,11 @@ func TestFactsFoldInAnyOrder(t *testing.T) {
 		}, State{Failed, Completed, NotReady}},
 		"run failed": {[]any{
 			Queued{Seq: 1, At: at}, Started{Seq: 2, RunID: "r", Attempt: 1, At: at}, Steps{Seq: 3},
-			Ended{Seq: 4, As: RunFailed, RunID: "r", Attempt: 1, At: at, Failure: Failure{Class: ClassRuntime, Code: "run_timeout"}},
+			Ended{Seq: 4, As: RunFailed, RunID: "r", Attempt: 1, At: at, Failure: Failure{Class: failure.Runtime, Code: "run_timeout"}},
 		}, State{Failed, Completed, NotReady}},
 		"never dispatched": {[]any{
-			Queued{Seq: 1, At: at}, Waiting{Seq: 2, Code: CodeDispatcherUnavailable, Since: at},
-			Ended{Seq: 3, As: RunFailed, At: at, Failure: Failure{Class: ClassDispatch, Code: "dispatch_timeout"}},
+			Queued{Seq: 1, At: at}, Waiting{Seq: 2, Code: failure.DispatcherUnavailable, Since: at},
+			Ended{Seq: 3, As: RunFailed, At: at, Failure: Failure{Class: failure.Dispatch, Code: "dispatch_timeout"}},
 		}, State{Failed, Completed, NotReady}},
 		"accepted after quarantine": {[]any{
 			Judged{Seq: 2, Verdict: "quarantine", DecidedAt: at}, ReleaseFact{Seq: 1, State: ReleaseBlocked, Blocker: "policy_quarantined"},
@@ -170,7 +172,7 @@ func TestFastForward(t *testing.T) {
 		r := approved(t, TypeQuarantine)
 		r.Hear(Judged{Seq: 1, Verdict: "splendid"}, at)
 		require.Equal(t, Failed, r.State.Status)
-		require.Equal(t, CodeScannerError, r.Failure().Code)
+		require.Equal(t, failure.ScannerError, r.Failure().Code)
 	})
 	t.Run("what is withdrawn stays withdrawn whatever arrives", func(t *testing.T) {
 		r := approved(t, TypeQuarantine)
@@ -187,22 +189,22 @@ func TestFastForward(t *testing.T) {
 		r := approved(t, TypeQuarantine)
 		steps, _ := r.Hear(Ended{Seq: 2, As: RunCancelled, RunID: "r", Attempt: 1, At: at}, at)
 		require.Equal(t, []Verb{Start, Fail}, verbs(steps))
-		require.Equal(t, CodeRuntimeFailed, r.Failure().Code)
+		require.Equal(t, failure.RuntimeFailed, r.Failure().Code)
 	})
 	t.Run("a refusal after the approval is a failure of policy", func(t *testing.T) {
 		r := approved(t, TypeQuarantine)
 		_, err := r.Refuse("tenant disabled", at)
 		require.NoError(t, err)
-		require.Equal(t, &Failure{Class: ClassPolicy, Code: CodePolicyBlocked, Message: "tenant disabled"}, r.Failure())
+		require.Equal(t, &Failure{Class: failure.Policy, Code: failure.PolicyBlocked, Message: "tenant disabled"}, r.Failure())
 		r.Hear(Ended{Seq: 2, As: RunCancelled, At: at}, at)
-		require.Equal(t, CodePolicyBlocked, r.Failure().Code, "dispatch ending its record changes nothing")
+		require.Equal(t, failure.PolicyBlocked, r.Failure().Code, "dispatch ending its record changes nothing")
 		require.Equal(t, "failed", r.Stages()[1].State)
 	})
 	t.Run("waiting shows while approved and goes with the start", func(t *testing.T) {
 		r := approved(t, TypeQuarantine)
 		r.Hear(Waiting{Seq: 2, Since: at}, at)
 		require.Equal(t, Approved, r.State.Status)
-		require.Equal(t, &Failure{Class: ClassDispatch, Code: CodeDispatcherUnavailable}, r.Failure())
+		require.Equal(t, &Failure{Class: failure.Dispatch, Code: failure.DispatcherUnavailable}, r.Failure())
 		r.Hear(Started{Seq: 3, RunID: "r", Attempt: 1, At: at}, at)
 		require.Nil(t, r.Failure())
 	})

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/pratique-io/pratique/internal/failure"
 )
 
 // Type is what a request is for.
@@ -116,7 +118,7 @@ func (r *Request) Refuse(message string, now time.Time) (Step, error) {
 	if err != nil {
 		return Step{}, err
 	}
-	r.Facts.Blocked = &Failure{Class: ClassPolicy, Code: CodePolicyBlocked, Message: message}
+	r.Facts.Blocked = &Failure{Class: failure.Policy, Code: failure.PolicyBlocked, Message: message}
 	return step, nil
 }
 

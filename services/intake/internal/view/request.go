@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	intakev1 "github.com/pratique-io/pratique/gen/pratique/intake/v1"
+	"github.com/pratique-io/pratique/internal/failure"
 	"github.com/pratique-io/pratique/services/intake/internal/domain"
 )
 
@@ -31,7 +32,7 @@ func Request(r *domain.Request) (*intakev1.ImportRequest, error) {
 	}
 	if f := r.Failure(); f != nil {
 		out.FailureClass, out.FailureCode, out.ErrorMessage = text(f.Class), text(f.Code), text(f.Message)
-		out.RemediationHint = text(domain.HintOf(f.Code))
+		out.RemediationHint = text(failure.HintOf(f.Code))
 	}
 	run(out, &r.Facts)
 	released(out, r)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/google/uuid"
+
+	"github.com/pratique-io/pratique/internal/failure"
 )
 
 // Type is a notification type of the contract.
@@ -134,7 +136,7 @@ func came(status string) func(Fact) bool { return func(f Fact) bool { return f.S
 
 func failedAs(dispatch bool) func(Fact) bool {
 	return func(f Fact) bool {
-		return f.Status == "failed" && (f.Failure.sound().Class == ClassDispatch) == dispatch
+		return f.Status == "failed" && (f.Failure.sound().Class == failure.Dispatch) == dispatch
 	}
 }
 
@@ -174,7 +176,7 @@ func write(typ Type, f Fact) Notice {
 	}
 	switch {
 	case typ == ImportQuarantined:
-		n.Failure = Failure{Class: ClassPolicy, Code: "quarantined_by_policy"}
+		n.Failure = Failure{Class: failure.Policy, Code: "quarantined_by_policy"}
 		n.Hint = n.Failure.Hint()
 	case k.failure:
 		n.Failure = f.Failure.sound()

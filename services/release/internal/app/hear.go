@@ -156,6 +156,9 @@ const expireBatch = 100
 
 // Expire blocks what is ready on evidence that has run out by the clock. It says whether it found any.
 func (a *App) Expire(ctx context.Context) (bool, error) {
+	if due, err := store.AnyExpired(ctx, a.db, a.now()); err != nil || !due {
+		return false, err
+	}
 	found := false
 	err := a.db.Work(ctx, func(tx pgx.Tx) error {
 		now := a.now()

@@ -29,6 +29,9 @@ type Job struct {
 // Claim leases the promotion that is due for longest; false when none is.
 func (a *App) Claim(ctx context.Context, term time.Duration) (Job, bool, error) {
 	var job Job
+	if due, err := store.AnyDue(ctx, a.db, a.now()); err != nil || !due {
+		return job, false, err
+	}
 	err := a.db.Work(ctx, func(tx pgx.Tx) error {
 		now := a.now()
 		var err error

@@ -69,6 +69,22 @@ func IsPromoting(ctx context.Context, tx pgx.Tx, record uuid.UUID) (bool, error)
 	return open, err
 }
 
+const promotionDue = `
+select exists (select from promotion where state in ('approved', 'copying') and due_at <= @now and leased_until <= @now)`
+
+// AnyDue says whether Claim may find something: one round trip, for the many turns in which it would not.
+func AnyDue(ctx context.Context, db *pg.DB, now time.Time) (bool, error) {
+	return due(ctx, db, promotionDue, now)
+}
+
+func due(ctx context.Context, db *pg.DB, query string, now time.Time) (bool, error) {
+	var found bool
+	if err := db.WorkerPool().QueryRow(ctx, query, pgx.NamedArgs{"now": now}).Scan(&found); err != nil {
+		return false, fmt.Errorf("look for due work: %w", err)
+	}
+	return found, nil
+}
+
 // Promotions to one place go one after the other, in the order in which they were decided: the last decided one has the tag in the end.
 const claimPromotion = `
 update promotion set lease_token = lease_token + 1, leased_until = @until

@@ -67,7 +67,7 @@ const recordColumns = `id, tenant_id, known, request_type, requested_by, chain_r
 func recordOf(row recordRow) *domain.Record {
 	r := &domain.Record{
 		ID: row.ID, Tenant: row.Tenant, State: domain.State(row.State), Blocker: domain.Blocker(row.Blocker),
-		FailedAs: domain.Blocker(row.FailedAs), Version: row.Version, CreatedAt: row.CreatedAt, UpdatedAt: row.UpdatedAt,
+		FailedAs: domain.Blocker(row.FailedAs), Version: row.Version, CreatedAt: row.CreatedAt.UTC(), UpdatedAt: row.UpdatedAt.UTC(),
 	}
 	f := &r.Facts
 	if row.Known {
@@ -83,16 +83,24 @@ func recordOf(row recordRow) *domain.Record {
 	if row.EvidenceSeq > 0 {
 		f.Judged = &domain.Judged{
 			Seq: row.EvidenceSeq, Decision: row.Decision, Digest: row.EvidenceDigest, EvidenceHash: row.EvidenceHash, PolicyHash: row.PolicyHash,
-			WouldHaveDecided: row.WouldHaveDecided, DryRunReleasable: row.DryRunReleasable, Referrers: row.Referrers, ValidUntil: row.ValidUntil,
+			WouldHaveDecided: row.WouldHaveDecided, DryRunReleasable: row.DryRunReleasable, Referrers: row.Referrers, ValidUntil: utc(row.ValidUntil),
 		}
 	}
 	if row.StaleSeq > 0 && row.StaleAt != nil {
-		f.Stale = &domain.Stale{Seq: row.StaleSeq, At: *row.StaleAt}
+		f.Stale = &domain.Stale{Seq: row.StaleSeq, At: row.StaleAt.UTC()}
 	}
 	if row.RemovedSeq > 0 {
 		f.Removed = &domain.Removed{Seq: row.RemovedSeq, Reason: row.RemovedReason, Digest: row.RemovedDigest}
 	}
 	return r
+}
+
+func utc(t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	at := t.UTC()
+	return &at
 }
 
 func rowOf(r *domain.Record, source Source, old int64) recordRow {
@@ -175,6 +183,14 @@ const getRecord = `select ` + recordColumns + ` from release_record where id = @
 // Record loads one record in the scope.
 func Record(ctx context.Context, tx pgx.Tx, scope pg.Scope, id uuid.UUID) (*domain.Record, error) {
 	return one(records(ctx, tx, getRecord, pgx.NamedArgs{"id": id, "tenant": tenantOf(scope)}))
+}
+
+const expiredDue = `
+select exists (select from release_record where state = 'ready_for_release' and valid_until <= @now)`
+
+// AnyExpired says whether LockExpired would find something: one round trip, for the many turns in which it would not.
+func AnyExpired(ctx context.Context, db *pg.DB, now time.Time) (bool, error) {
+	return due(ctx, db, expiredDue, now)
 }
 
 const lockExpired = `
