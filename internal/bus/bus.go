@@ -17,7 +17,6 @@ package bus
 
 import (
 	"embed"
-	"io/fs"
 
 	"github.com/pratique-io/pratique/internal/pg"
 )
@@ -26,12 +25,4 @@ import (
 var files embed.FS
 
 // Migrations are the inbox, attempts and dead letters, one set per service schema.
-var Migrations = pg.Migrations{Name: "inbox", FS: sub(files)}
-
-func sub(f embed.FS) fs.FS {
-	dir, err := fs.Sub(f, "migrations")
-	if err != nil {
-		panic(err) // the directory is embedded above
-	}
-	return dir
-}
+var Migrations = pg.Embedded("inbox", files)

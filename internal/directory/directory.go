@@ -5,7 +5,6 @@ package directory
 
 import (
 	"embed"
-	"io/fs"
 
 	"github.com/pratique-io/pratique/internal/pg"
 )
@@ -14,12 +13,4 @@ import (
 var files embed.FS
 
 // Migrations makes the directory's tables in a service's schema.
-var Migrations = pg.Migrations{Name: "directory", FS: sub(files, "migrations")}
-
-func sub(root fs.FS, dir string) fs.FS {
-	out, err := fs.Sub(root, dir)
-	if err != nil {
-		panic(err) // the name is a constant of this file
-	}
-	return out
-}
+var Migrations = pg.Embedded("directory", files)

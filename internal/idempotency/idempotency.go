@@ -9,7 +9,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/google/uuid"
@@ -33,15 +32,7 @@ const maxKey = 255
 var files embed.FS
 
 // Migrations makes the table in a service's schema.
-var Migrations = pg.Migrations{Name: "idempotency", FS: sub(files, "migrations")}
-
-func sub(root fs.FS, dir string) fs.FS {
-	out, err := fs.Sub(root, dir)
-	if err != nil {
-		panic(err) // the name is a constant of this file
-	}
-	return out
-}
+var Migrations = pg.Embedded("idempotency", files)
 
 type callKey struct{}
 

@@ -9,7 +9,6 @@ package outbox
 import (
 	"embed"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/pratique-io/pratique/internal/pg"
@@ -19,15 +18,7 @@ import (
 var files embed.FS
 
 // Migrations are the outbox's tables, one set per service schema.
-var Migrations = pg.Migrations{Name: "outbox", FS: sub(files)}
-
-func sub(f embed.FS) fs.FS {
-	dir, err := fs.Sub(f, "migrations")
-	if err != nil {
-		panic(err) // the directory is embedded above
-	}
-	return dir
-}
+var Migrations = pg.Embedded("outbox", files)
 
 // The retentions of an event, in the order that makes a refill complete and a late duplicate harmless: the stream forgets
 // first, then the outbox, and last the inboxes.

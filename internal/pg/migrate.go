@@ -3,7 +3,7 @@ package pg
 import (
 	"context"
 	"database/sql"
-	_ "embed"
+	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -26,6 +26,15 @@ type Migrations struct {
 }
 
 var migrationFile = regexp.MustCompile(`^[0-9]{4}_[a-z0-9_]+\.sql$`)
+
+// Embedded is the set in a package's embedded folder "migrations"; a package without one is a mistake of its author.
+func Embedded(name string, files embed.FS) Migrations {
+	folder, err := fs.Sub(files, "migrations")
+	if err != nil {
+		panic(err) // "migrations" is a valid path
+	}
+	return Migrations{Name: name, FS: folder}
+}
 
 // target is the highest version in the set.
 func (m Migrations) target() (int64, error) {

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,15 +20,7 @@ import (
 var files embed.FS
 
 // Migrations makes approval's tables.
-var Migrations = pg.Migrations{Name: "approval", FS: folder()}
-
-func folder() fs.FS {
-	sub, err := fs.Sub(files, "migrations")
-	if err != nil {
-		panic(err) // the name is a constant of this file
-	}
-	return sub
-}
+var Migrations = pg.Embedded("approval", files)
 
 // ErrNone is a row that does not exist in the scope.
 var ErrNone = errors.New("no such case")

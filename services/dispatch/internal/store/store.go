@@ -5,7 +5,6 @@ package store
 import (
 	"embed"
 	"errors"
-	"io/fs"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,15 +16,7 @@ import (
 var files embed.FS
 
 // Migrations are dispatch's own tables.
-var Migrations = pg.Migrations{Name: "dispatch", FS: sub(files)}
-
-func sub(f embed.FS) fs.FS {
-	dir, err := fs.Sub(f, "migrations")
-	if err != nil {
-		panic(err) // the directory is embedded above
-	}
-	return dir
-}
+var Migrations = pg.Embedded("dispatch", files)
 
 // ErrConflict means that the row is no longer as it was read, or that the lease is somebody else's by now.
 var ErrConflict = errors.New("the dispatch record was changed in between")

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/google/uuid"
@@ -22,15 +21,7 @@ import (
 var files embed.FS
 
 // Migrations makes intake's tables.
-var Migrations = pg.Migrations{Name: "intake", FS: sub(files, "migrations")}
-
-func sub(root fs.FS, dir string) fs.FS {
-	out, err := fs.Sub(root, dir)
-	if err != nil {
-		panic(err) // the name is a constant of this file
-	}
-	return out
-}
+var Migrations = pg.Embedded("intake", files)
 
 // ErrNone is a row that does not exist in the scope.
 var ErrNone = errors.New("no such row")

@@ -6,7 +6,6 @@ import (
 	"context"
 	"embed"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/google/uuid"
@@ -20,15 +19,7 @@ import (
 var files embed.FS
 
 // Migrations makes notify's tables.
-var Migrations = pg.Migrations{Name: "notify", FS: folder()}
-
-func folder() fs.FS {
-	sub, err := fs.Sub(files, "migrations")
-	if err != nil {
-		panic(err) // the name is a constant of this file
-	}
-	return sub
-}
+var Migrations = pg.Embedded("notify", files)
 
 // Plan is one thing to be told, frozen.
 type Plan struct {

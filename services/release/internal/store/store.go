@@ -5,7 +5,6 @@ package store
 import (
 	"embed"
 	"errors"
-	"io/fs"
 
 	"github.com/google/uuid"
 
@@ -16,15 +15,7 @@ import (
 var files embed.FS
 
 // Migrations makes release's tables.
-var Migrations = pg.Migrations{Name: "release", FS: folder()}
-
-func folder() fs.FS {
-	sub, err := fs.Sub(files, "migrations")
-	if err != nil {
-		panic(err) // the name is a constant of this file
-	}
-	return sub
-}
+var Migrations = pg.Embedded("release", files)
 
 // ErrNone is a row that does not exist in the scope.
 var ErrNone = errors.New("no such row")
