@@ -50,6 +50,8 @@ type product struct {
 	table  *auth.Table
 	shapes *shapes
 	images atomic.Int64
+	moody  string // a source that answers badly
+	closed string // a source that does not answer
 
 	mu     sync.Mutex
 	tokens map[string]string
@@ -100,8 +102,9 @@ func (p *product) bringUp(t *testing.T) {
 	require.NoError(t, err)
 	listen := listener.Addr().String()
 	require.NoError(t, listener.Close())
+	p.moody, p.closed = moody(t)
 	p.Running, err = up.Start(context.Background(), up.Options{
-		Data: p.dir, Listen: listen, Services: append(serve.Names(), "gateway"), StepProgram: step(t),
+		Data: p.dir, Listen: listen, Services: append(serve.Names(), "gateway"), StepProgram: step(t), Sources: []string{p.moody, p.closed},
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	require.NoError(t, err)
