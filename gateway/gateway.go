@@ -39,6 +39,7 @@ type Gateway struct {
 	front  *http.ServeMux
 	inner  *runtime.ServeMux
 	pace   pace
+	seats  seats
 }
 
 // New builds the gateway. It fails when a route of the protos is not served, or is served twice.
@@ -119,12 +120,12 @@ func (g *Gateway) mount() (err error) {
 	for _, route := range g.routes {
 		g.front.Handle(route.Method+" "+route.Path, g.door(route))
 	}
-	g.front.HandleFunc("GET "+pathLogStream, g.streamLogs)
+	g.front.HandleFunc("GET "+pathLogStream, g.seated(g.streamLogs))
 	g.front.HandleFunc("HEAD "+pathLogStream, g.noHead)
-	g.front.HandleFunc("GET "+pathNotificationStream, g.streamNotifications)
+	g.front.HandleFunc("GET "+pathNotificationStream, g.seated(g.streamNotifications))
 	g.front.HandleFunc("HEAD "+pathNotificationStream, g.noHead)
 	g.front.HandleFunc("GET "+pathExplain, g.explain)
-	g.front.HandleFunc("GET "+pathDocument, g.document)
+	g.front.HandleFunc("GET "+pathDocument, g.seated(g.document))
 	g.front.HandleFunc("GET /openapi.json", g.openAPI)
 	g.front.Handle("GET "+pathDocs, g.docsPage())
 	g.front.HandleFunc("GET /.well-known/pratique/keys", g.keys)

@@ -228,3 +228,46 @@ func TestAStreamThatBreaksSaysWhy(t *testing.T) {
 	require.Contains(t, f.block(), "id: 1")
 	require.Equal(t, ": interrupted: dependency_unavailable", f.block())
 }
+
+func TestOneCredentialHoldsOnlySoManyStreams(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.pacing(time.Hour, time.Millisecond)
+	s.play(func(_ call, stream grpc.ServerStream) error {
+		<-stream.Context().Done()
+		return nil
+	})
+	open := make([]*follower, mostOfOne)
+	for i := range open {
+		open[i] = s.follow(notificationStream, "Authorization", "Bearer greedy")
+		require.Equal(t, http.StatusOK, open[i].response.StatusCode)
+	}
+	for _, path := range []string{notificationStream, logStream, createPath + "/" + someID + "/evidence/sbom"} {
+		refused := s.send("GET", path, "", "Authorization", "Bearer greedy")
+		require.Equal(t, http.StatusTooManyRequests, refused.status, path)
+		require.Equal(t, "rate_limited", refused.at("error", "code"))
+		require.NotEmpty(t, refused.header.Get("Retry-After"))
+	}
+	require.Equal(t, http.StatusOK, s.follow(notificationStream, "Authorization", "Bearer modest").response.StatusCode, "others are not held up")
+	open[0].cancel()
+	require.Eventually(t, func() bool {
+		return s.follow(notificationStream, "Authorization", "Bearer greedy").response.StatusCode == http.StatusOK
+	}, 10*time.Second, 10*time.Millisecond, "who leaves makes room")
+}
+
+func TestStreamsLeaveRoomForCalls(t *testing.T) {
+	t.Parallel()
+	require.Less(t, mostStreams, 1000, "what one connection to a service carries at once (internal/rpc)")
+	var s seats
+	var leave func()
+	for i := range mostStreams {
+		var ok bool
+		leave, ok = s.take(fmt.Sprint(i))
+		require.True(t, ok)
+	}
+	_, ok := s.take("one more")
+	require.False(t, ok)
+	leave()
+	_, ok = s.take("one more")
+	require.True(t, ok)
+}

@@ -170,14 +170,14 @@ func TestWhoMayCallWhatInWhichTenant(t *testing.T) {
 		{"member", "", "pratique.x.v1.S/Read", denied, uuid.Nil, none}, // without the leading slash
 		{"viewer", "", readM, ok, tenantA, inA},
 		{"viewer", "", createM, denied, uuid.Nil, none},
-		{"closed", "", readM, disabled, uuid.Nil, none},
+		{"closed", "", readM, disabled, tenantA, inA}, // whom and where the denial is noted
 		{"closed", "", meM, ok, tenantA, inA},
 		{"both", "", readM, invalid, uuid.Nil, none},
 		{"both", "", meM, ok, uuid.Nil, none},
 		{"both", "alpha", createM, ok, tenantA, inA},
 		{"both", "beta", readM, ok, tenantB, inB},
 		{"both", "beta", createM, denied, uuid.Nil, none}, // member in alpha only
-		{"half", "alpha", readM, disabled, uuid.Nil, none},
+		{"half", "alpha", readM, disabled, tenantA, inA},
 		{"half", "beta", readM, ok, tenantB, inB},
 		{"admin", "", readM, ok, uuid.Nil, all},
 		{"admin", "gamma", readM, ok, tenantC, all},
@@ -191,7 +191,7 @@ func TestWhoMayCallWhatInWhichTenant(t *testing.T) {
 		{"auditing", "", readM, ok, uuid.Nil, all},
 		{"auditing", "", writeM, ok, tenantA, inA}, // a member's act carries a member's view
 		{"auditing", "beta", writeM, denied, uuid.Nil, none},
-		{"boss", "", createM, disabled, uuid.Nil, none}, // the system role does not open a closed tenant for a member's act
+		{"boss", "", createM, disabled, tenantA, inA}, // the system role does not open a closed tenant for a member's act
 		{"boss", "", settingsM, ok, tenantA, all},
 		{"stranger", "", meM, ok, uuid.Nil, none},
 		{"stranger", "", readM, denied, uuid.Nil, none},
@@ -207,6 +207,10 @@ func TestWhoMayCallWhatInWhichTenant(t *testing.T) {
 			require.Equal(t, c.want, reason, "%v", err)
 			require.Equal(t, c.tenant, caller.Tenant)
 			require.Equal(t, c.scope, caller.Scope())
+			if reason == disabled {
+				require.Empty(t, caller.SystemRoles)
+				require.Empty(t, caller.Tenants)
+			}
 		})
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -116,9 +115,17 @@ func Run[T proto.Message](ctx context.Context, tx pgx.Tx, req proto.Message, out
 func keyArgs(ctx context.Context, c call) pgx.NamedArgs {
 	caller := auth.From(ctx)
 	return pgx.NamedArgs{
-		"caller_tenant": caller.Tenant, "zero": uuid.Nil, "principal": caller.Actor(), "method": c.method, "key": c.key,
-		"keep": Keep,
+		"caller_tenant": caller.Tenant, "principal": principal(caller), "method": c.method, "key": c.key, "keep": Keep,
 	}
+}
+
+// principal is whose key it is: what the issuer calls somebody, which stays the same when the directory learns of the person between a call
+// and its repetition. A service has no subject.
+func principal(c auth.Caller) string {
+	if c.Service == "" && c.Subject != "" {
+		return c.Subject
+	}
+	return c.Actor()
 }
 
 // scopeTenant is the tenant a row belongs to: the caller's selected one, or, when row-level security holds this transaction to

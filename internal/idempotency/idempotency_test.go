@@ -294,3 +294,16 @@ func TestOneTenantsKeysAreInvisibleToAnother(t *testing.T) {
 	require.Equal(t, 0, count(pg.OneTenant(uuid.Nil)))
 	require.Equal(t, 1, count(pg.AllTenants()))
 }
+
+func TestAKeyStaysItsOwnersWhenTheDirectoryLearnsWhoTheyAre(t *testing.T) {
+	b := setup(t)
+	first := as(t.Context(), "https://issuer|ann", alpha)
+	known := auth.From(first)
+	known.PersonID = uuid.New()
+	for _, ctx := range []context.Context{first, auth.With(first, known)} {
+		n, err := b.do(idempotency.With(ctx, "k", "/s/Create"), "body")
+		require.NoError(t, err)
+		require.EqualValues(t, 1, n)
+	}
+	require.EqualValues(t, 1, b.ran.Load())
+}

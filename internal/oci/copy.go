@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -13,14 +14,14 @@ import (
 
 // CopyOptions configures Copy.
 type CopyOptions struct {
-	// Referrers are copied with their own trees. Each must have its subject in the root's tree or among the referrers:
-	// the list was pinned earlier, and nothing else is listed or looked for.
+	// Referrers are copied with their own trees. Each must have its subject in the root's tree or among the referrers, and
+	// hold nothing that could run: the list was pinned earlier, and nothing else is listed or looked for.
 	Referrers []Digest
 	// Tags are set last, on the root.
 	Tags []string
 	// Workers bounds concurrent transfers; default 8.
 	Workers int
-	// Limits bound each tree; zero fields take DefaultLimits.
+	// Limits bound each tree, and the bytes of all their manifests; zero fields take DefaultLimits.
 	Limits Limits
 	// TrustPresent takes the blobs of a manifest that the destination already holds as present without asking for each.
 	// Right for registries that refuse manifests whose blobs are missing and never lose any.
@@ -94,12 +95,13 @@ func (c *copier) parallel(ctx context.Context, n int, f func(ctx context.Context
 
 func (c *copier) walk(ctx context.Context) error {
 	c.trees = make([]*Tree, 1+len(c.opts.Referrers))
+	held := new(atomic.Int64)
 	err := c.parallel(ctx, len(c.trees), func(ctx context.Context, i int) (err error) {
 		d := c.report.Root
 		if i > 0 {
 			d = c.opts.Referrers[i-1]
 		}
-		c.trees[i], err = Walk(ctx, c.src, d, c.opts.Limits)
+		c.trees[i], err = walk(ctx, c.src, d, c.opts.Limits, held)
 		return err
 	})
 	if err != nil {
@@ -114,6 +116,9 @@ func (c *copier) walk(ctx context.Context) error {
 	for _, t := range c.trees[1:] {
 		if t.Root.Subject == nil || !known[t.Root.Subject.Digest] {
 			return refuse(ReasonReferrer, "%s does not refer to anything that is copied", t.Root.Digest)
+		}
+		if m := t.Runnable(); m != nil {
+			return refuse(ReasonReferrer, "%s is an image of its own, in the guise of a referrer", m.Digest)
 		}
 	}
 	return nil

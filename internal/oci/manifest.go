@@ -25,12 +25,14 @@ type Limits struct {
 	BlobBytes     int64 // one config or layer, as its descriptor says
 	TotalBytes    int64 // all distinct blobs of a tree
 	Manifests     int   // in a tree
+	TreeBytes     int64 // all manifests of what is walked or copied at once: they are held in memory
 	Depth         int   // levels of manifests: index, index, image is 3
 }
 
 // DefaultLimits are the limits of ParseManifest, and of Walk and Copy where nothing else is said.
 var DefaultLimits = Limits{
-	ManifestBytes: 4 << 20, Descriptors: 1000, BlobBytes: 32 << 30, TotalBytes: 64 << 30, Manifests: 1000, Depth: 3,
+	ManifestBytes: 4 << 20, Descriptors: 1000, BlobBytes: 32 << 30, TotalBytes: 64 << 30, Manifests: 1000, TreeBytes: 32 << 20,
+	Depth: 3,
 }
 
 func (l Limits) orDefault() Limits {
@@ -42,6 +44,7 @@ func (l Limits) orDefault() Limits {
 	pick(&l.ManifestBytes, DefaultLimits.ManifestBytes)
 	pick(&l.BlobBytes, DefaultLimits.BlobBytes)
 	pick(&l.TotalBytes, DefaultLimits.TotalBytes)
+	pick(&l.TreeBytes, DefaultLimits.TreeBytes)
 	for v, d := range map[*int]int{&l.Descriptors: DefaultLimits.Descriptors, &l.Manifests: DefaultLimits.Manifests, &l.Depth: DefaultLimits.Depth} {
 		if *v <= 0 {
 			*v = d

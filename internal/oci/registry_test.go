@@ -118,7 +118,16 @@ func noise(seed uint64, n int) []byte {
 }
 
 func pushImage(t *testing.T, r *Repository, seed uint64, layers int, extra map[string]any) Descriptor {
-	config := pushBlob(t, r, "application/vnd.oci.image.config.v1+json", fmt.Appendf(nil, `{"os":"linux","architecture":"amd64","seed":%d}`, seed))
+	return pushAs(t, r, "application/vnd.oci.image.config.v1+json", seed, layers, extra)
+}
+
+// pushArtifact pushes what refers to an image and is none.
+func pushArtifact(t *testing.T, r *Repository, seed uint64, extra map[string]any) Descriptor {
+	return pushAs(t, r, "application/vnd.example.config.v1+json", seed, 1, extra)
+}
+
+func pushAs(t *testing.T, r *Repository, configType string, seed uint64, layers int, extra map[string]any) Descriptor {
+	config := pushBlob(t, r, configType, fmt.Appendf(nil, `{"os":"linux","architecture":"amd64","seed":%d}`, seed))
 	var list []Descriptor
 	for i := range layers {
 		list = append(list, pushBlob(t, r, "application/vnd.oci.image.layer.v1.tar", noise(seed*100+uint64(i), 50_000+i)))
@@ -137,9 +146,9 @@ func fleet(t *testing.T, r *Repository) (root Descriptor, referrers []Digest) {
 	a.Platform, b.Platform = &Platform{OS: "linux", Architecture: "amd64"}, &Platform{OS: "linux", Architecture: "arm64"}
 	nested := pushDoc(t, r, "", MediaTypeIndex, map[string]any{"manifests": []Descriptor{b}})
 	root = pushDoc(t, r, "v1", MediaTypeIndex, map[string]any{"manifests": []Descriptor{a, nested}})
-	sbom := pushImage(t, r, 3, 1, map[string]any{"subject": root, "artifactType": "application/sbom"})
+	sbom := pushArtifact(t, r, 3, map[string]any{"subject": root, "artifactType": "application/sbom"})
 	a.Platform = nil
-	sig := pushImage(t, r, 4, 1, map[string]any{"subject": a, "artifactType": "application/sig"})
+	sig := pushArtifact(t, r, 4, map[string]any{"subject": a, "artifactType": "application/sig"})
 	return root, []Digest{sbom.Digest, sig.Digest}
 }
 
@@ -148,7 +157,7 @@ func TestCopyBringsTheWholeTreeAndThePinnedReferrers(t *testing.T) {
 	from, to := newRegistry(t, nil), newRegistry(t, nil)
 	src, dst := from.repo("up/app"), to.repo("team/app")
 	root, referrers := fleet(t, src)
-	unpinned := pushImage(t, src, 9, 1, map[string]any{"subject": root, "artifactType": "application/late"})
+	unpinned := pushArtifact(t, src, 9, map[string]any{"subject": root, "artifactType": "application/late"})
 	old := pushImage(t, dst, 7, 1, nil)
 	m, err := dst.Manifest(t.Context(), old.Digest)
 	require.NoError(t, err)
@@ -271,11 +280,60 @@ func TestCopyRefusesAPinnedReferrerOfSomethingElse(t *testing.T) {
 	from, to := newRegistry(t, nil), newRegistry(t, nil)
 	src := from.repo("a")
 	root, other := pushImage(t, src, 1, 1, nil), pushImage(t, src, 2, 1, nil)
-	stray := pushImage(t, src, 3, 1, map[string]any{"subject": other, "artifactType": "a/b"})
+	stray := pushArtifact(t, src, 3, map[string]any{"subject": other, "artifactType": "a/b"})
 	for _, d := range []Digest{stray.Digest, other.Digest} {
 		_, err := Copy(t.Context(), src, to.repo("b"), root.Digest, CopyOptions{Referrers: []Digest{d}})
 		requireReason(t, err, ReasonReferrer)
 	}
+	require.Empty(t, to.take())
+}
+
+// Whoever may push beside an image could otherwise have another one brought into the trusted registry, unseen, under its wing.
+func TestCopyRefusesAnImageInTheGuiseOfAReferrer(t *testing.T) {
+	t.Parallel()
+	from, to := newRegistry(t, nil), newRegistry(t, nil)
+	src := from.repo("a")
+	root := pushImage(t, src, 1, 1, nil)
+	image := pushImage(t, src, 2, 1, map[string]any{"subject": root, "artifactType": "application/sig"})
+	docker := pushAs(t, src, "application/vnd.docker.container.image.v1+json", 3, 1, map[string]any{"subject": root})
+	nested := pushDoc(t, src, "", MediaTypeIndex, map[string]any{"manifests": []Descriptor{pushImage(t, src, 4, 1, nil)}, "subject": root})
+	for _, d := range []Digest{image.Digest, docker.Digest, nested.Digest} {
+		_, err := Copy(t.Context(), src, to.repo("b"), root.Digest, CopyOptions{Referrers: []Digest{d}})
+		requireReason(t, err, ReasonReferrer)
+	}
+	require.Empty(t, to.take())
+	statement := pushBlob(t, src, "application/vnd.dev.cosign.simplesigning.v1+json", []byte(`{"critical":{}}`))
+	config := pushBlob(t, src, "application/vnd.oci.image.config.v1+json", []byte(`{}`))
+	signature := pushDoc(t, src, "", MediaTypeImage, map[string]any{"config": config, "layers": []Descriptor{statement}, "subject": root})
+	_, err := Copy(t.Context(), src, to.repo("b"), root.Digest, CopyOptions{Referrers: []Digest{signature.Digest}})
+	require.NoError(t, err)
+}
+
+// Each manifest may be large and each tree may have many: what counts for memory is all of them together.
+func TestManifestsAreBoundedInAll(t *testing.T) {
+	t.Parallel()
+	src := newRegistry(t, nil).repo("a")
+	padded := func(seed uint64, extra map[string]any) Descriptor {
+		extra["annotations"] = map[string]string{"pad": strings.Repeat("x", 30_000)}
+		return pushArtifact(t, src, seed, extra)
+	}
+	var list []Descriptor
+	for i := range 12 {
+		list = append(list, padded(uint64(i), map[string]any{}))
+	}
+	wide := pushDoc(t, src, "", MediaTypeIndex, map[string]any{"manifests": list})
+	require.EqualValues(t, 32<<20, DefaultLimits.TreeBytes)
+	limits := Limits{TreeBytes: 300_000}
+	_, err := Walk(t.Context(), src, wide.Digest, limits)
+	requireReason(t, err, ReasonTooLarge)
+	root := pushImage(t, src, 50, 1, nil)
+	var referrers []Digest
+	for i := range 12 {
+		referrers = append(referrers, padded(uint64(100+i), map[string]any{"subject": root}).Digest)
+	}
+	to := newRegistry(t, nil)
+	_, err = Copy(t.Context(), src, to.repo("b"), root.Digest, CopyOptions{Referrers: referrers, Limits: limits})
+	requireReason(t, err, ReasonTooLarge)
 	require.Empty(t, to.take())
 }
 
@@ -286,7 +344,7 @@ func TestReferrersFallBackToTheTag(t *testing.T) {
 	from := newRegistry(t, nil)
 	src, dst := from.repo("a"), old.repo("b")
 	root, referrers := fleet(t, src)
-	second := pushImage(t, src, 8, 1, map[string]any{"subject": root, "artifactType": "application/vex"})
+	second := pushArtifact(t, src, 8, map[string]any{"subject": root, "artifactType": "application/vex"})
 	_, err := Copy(t.Context(), src, dst, root.Digest, CopyOptions{Referrers: append(referrers, second.Digest)})
 	require.NoError(t, err)
 	for _, r := range []*Repository{src, dst} {

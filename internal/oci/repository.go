@@ -148,9 +148,21 @@ func (r *Repository) DeleteTag(ctx context.Context, tag string) error {
 	return r.remove(ctx, "delete tag", tag)
 }
 
+// DeleteBlob deletes a config or layer; ErrUnsupported when the registry leaves that to its own collection.
+func (r *Repository) DeleteBlob(ctx context.Context, d Digest) error {
+	if !d.Valid() {
+		return fmt.Errorf("%s is not a digest", clip(string(d)))
+	}
+	return r.removeAt(ctx, "delete blob", r.url(nil, "blobs", string(d)))
+}
+
 func (r *Repository) remove(ctx context.Context, op, ref string) error {
+	return r.removeAt(ctx, op, r.url(nil, "manifests", ref))
+}
+
+func (r *Repository) removeAt(ctx context.Context, op string, at *url.URL) error {
 	resp, err := r.exchange(ctx, call{
-		op: op, method: http.MethodDelete, url: r.url(nil, "manifests", ref), actions: "pull,delete",
+		op: op, method: http.MethodDelete, url: at, actions: "pull,delete",
 		accept: []int{http.StatusOK, http.StatusAccepted, http.StatusNoContent},
 	})
 	if err != nil {

@@ -3,6 +3,7 @@ package oci
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -32,12 +33,17 @@ type walker struct {
 	mu     sync.Mutex
 	found  map[Digest]*Manifest
 	sizes  map[Digest]int64
+	held   *atomic.Int64 // bytes of manifests so far, of all walks that share a memory
 }
 
 // Walk reads the whole tree below root. Beyond what ParseManifest checks, each child must be what its parent's descriptor
 // says, manifests may nest limits.Depth deep, and counts and sizes of the whole are bounded.
 func Walk(ctx context.Context, repo *Repository, root Digest, limits Limits) (*Tree, error) {
-	w := &walker{repo: repo, limits: limits.orDefault(), found: map[Digest]*Manifest{}, sizes: map[Digest]int64{}}
+	return walk(ctx, repo, root, limits, new(atomic.Int64))
+}
+
+func walk(ctx context.Context, repo *Repository, root Digest, limits Limits, held *atomic.Int64) (*Tree, error) {
+	w := &walker{repo: repo, limits: limits.orDefault(), found: map[Digest]*Manifest{}, sizes: map[Digest]int64{}, held: held}
 	level := []Descriptor{{Digest: root, Size: -1}}
 	for depth := 1; len(level) > 0; depth++ {
 		if depth > w.limits.Depth {
@@ -83,6 +89,9 @@ func (w *walker) fetch(ctx context.Context, level []Descriptor) error {
 			m, err := w.repo.Manifest(ctx, d.Digest)
 			if err != nil {
 				return err
+			}
+			if w.held.Add(int64(len(m.Raw))) > w.limits.TreeBytes {
+				return refuse(ReasonTooLarge, "manifests of more than %d bytes in all", w.limits.TreeBytes)
 			}
 			w.mu.Lock()
 			defer w.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -130,10 +131,12 @@ func (g *gate) admit(ctx context.Context, method string, caller *auth.Caller) (c
 		return ctx, fault.New(errorsv1.Reason_REASON_INVALID_TENANT, "X-Tenant-ID is empty or was sent more than once")
 	}
 	known, err := g.cfg.Table.Identify(ctx, g.cfg.Directory, principal, header, method)
+	if known.Tenant != uuid.Nil || err == nil {
+		*caller = known // also of a disabled tenant's denial, which is counted there
+	}
 	if err != nil {
 		return ctx, err
 	}
-	*caller = known
 	admitted, err := g.cfg.Table.Admit(known, method)
 	if err != nil {
 		return ctx, err

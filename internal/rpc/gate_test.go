@@ -155,6 +155,25 @@ func TestDenialsAreHeardOfWithTheirCaller(t *testing.T) {
 	require.Len(t, s.denied, 4, "what a handler refuses is its own to record")
 }
 
+func TestADisabledTenantsDenialsAreHeardOfWithTheirTenant(t *testing.T) {
+	s := start(t, nil, product()...)
+	err := s.conn.Invoke(metadata.AppendToOutgoingContext(t.Context(), auth.HeaderAuthorization, "Bearer closed"),
+		"/pratique.intake.v1.RequestService/ListImportRequests", &emptypb.Empty{}, &emptypb.Empty{})
+	requireReason(t, errorsv1.Reason_REASON_TENANT_DISABLED, err)
+	require.Len(t, s.denied, 1)
+	require.Equal(t, tenant, s.denied[0].Caller.Tenant, "what is counted per tenant needs one")
+	require.Equal(t, "user:closed", s.denied[0].Caller.Actor())
+}
+
+func TestAnAnswerMayBeLargerThanAnAsk(t *testing.T) {
+	s := start(t, nil, product()...)
+	s.handle = func(context.Context, string) (proto.Message, error) {
+		return structpb.NewStruct(map[string]any{"x": strings.Repeat("x", 2*rpc.MaxMessage)})
+	}
+	ctx := metadata.AppendToOutgoingContext(t.Context(), auth.HeaderAuthorization, "Bearer auditor")
+	require.NoError(t, s.conn.Invoke(ctx, auth.MethodName(pick(t, false)), &emptypb.Empty{}, &structpb.Struct{}))
+}
+
 func TestACallIsBounded(t *testing.T) {
 	s := start(t, func(c *rpc.ServerConfig) { c.Deadline = 20 * time.Millisecond }, product()...)
 	s.handle = func(ctx context.Context, _ string) (proto.Message, error) {

@@ -23,7 +23,9 @@ import (
 
 // Limits of every server and client.
 const (
-	MaxMessage      = 4 << 20
+	MaxMessage = 4 << 20 // of what is asked
+	// MaxAnswer lets a full page of 200 of the largest records through; a page that cannot be sent would hide all that is on it.
+	MaxAnswer       = 32 << 20
 	DefaultDeadline = 30 * time.Second
 
 	maxHeader  = 64 << 10
@@ -87,7 +89,7 @@ func NewServer(cfg ServerConfig) (*grpc.Server, *health.Server, error) {
 		grpc.StatsHandler(otelgrpc.NewServerHandler()),
 		grpc.ChainUnaryInterceptor(g.unary), grpc.ChainStreamInterceptor(g.stream),
 		grpc.UnknownServiceHandler(unknown),
-		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage),
+		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxAnswer),
 		grpc.MaxHeaderListSize(maxHeader), grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle: connectionIdle, MaxConnectionAge: connectionAge, MaxConnectionAgeGrace: connectionGrace,

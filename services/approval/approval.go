@@ -4,7 +4,8 @@
 // (RequestSubmitted, EprRegistrationRequested) and withdrawals, and publishes CaseOpened, CaseApproved, CaseRejected and CaseVoided. It never
 // moves a request: intake hears CaseApproved and decides for itself.
 //
-// What may go wrong: an ask may arrive after its withdrawal (a void case is left in its place, so it never opens); two reviewers may decide at
+// What may go wrong: an ask may arrive after its withdrawal (a void case is left in its place, so it never opens); a request may be
+// withdrawn after its case was approved and before intake took the approval (the case becomes void, the votes stay); two reviewers may decide at
 // once (the row lock lets one win, the other reads approval_already_decided); intake may be away when a decision is answered (the decision
 // stands, the answer holds what the case knows).
 package approval

@@ -1,6 +1,8 @@
 package evidence
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -143,6 +145,33 @@ func messages() []forgery {
 	}
 }
 
+// disguised pins an image that has the requested one as its subject.
+func disguised(r *run) {
+	image := func(d *document.SourceDocument) oci.Digest {
+		config := []byte(`{"os":"linux","architecture":"amd64"}`)
+		layer := []byte("a file system that nobody looked at")
+		raw, err := json.Marshal(map[string]any{
+			"schemaVersion": 2, "mediaType": oci.MediaTypeImage, "artifactType": "application/vnd.example.signature",
+			"config":  oci.Descriptor{MediaType: "application/vnd.oci.image.config.v1+json", Digest: oci.FromBytes(config), Size: int64(len(config))},
+			"layers":  []oci.Descriptor{{MediaType: "application/vnd.oci.image.layer.v1.tar", Digest: oci.FromBytes(layer), Size: int64(len(layer))}},
+			"subject": oci.Descriptor{MediaType: d.Root.MediaType, Digest: d.Root.Digest, Size: d.Root.Size},
+		})
+		require.NoError(r.t, err)
+		digest := oci.FromBytes(raw)
+		r.pushed = func(repo *oci.Repository, _ map[document.Kind]oci.Digest) {
+			for _, content := range [][]byte{config, layer} {
+				require.NoError(r.t, repo.PushBlob(r.t.Context(), oci.Descriptor{Digest: oci.FromBytes(content), Size: int64(len(content))}, bytes.NewReader(content)))
+			}
+			_, err := repo.PushManifest(r.t.Context(), string(digest), oci.MediaTypeImage, raw)
+			require.NoError(r.t, err)
+		}
+		return digest
+	}
+	r.source = func(d *document.SourceDocument) {
+		d.Referrers = append(d.Referrers, document.Referrer{Digest: image(d), Subject: d.Root.Digest})
+	}
+}
+
 func sources() []forgery {
 	source := func(change func(*document.SourceDocument)) func(*run) { return func(r *run) { r.source = change } }
 	return []forgery{
@@ -161,6 +190,12 @@ func sources() []forgery {
 		{"two platforms of one name", "error", "twice", source(func(d *document.SourceDocument) { d.Platforms[1].Platform = d.Platforms[0].Platform })},
 		{"no platforms", "error", "without platforms", source(func(d *document.SourceDocument) { d.Platforms = nil })},
 		{"a referrer that is no digest", "error", "no digest", source(func(d *document.SourceDocument) { d.Referrers[0].Digest = "x" })},
+		{"a referrer pinned twice", "error", "twice", source(func(d *document.SourceDocument) { d.Referrers = append(d.Referrers, d.Referrers[0]) })},
+		{"a referrer that is not there", "error", "is not in the quarantine registry", source(func(d *document.SourceDocument) { d.Referrers[0].Digest = elsewhere })},
+		{"a platform pinned as a referrer", "error", "an image of its own", source(func(d *document.SourceDocument) {
+			d.Referrers = append(d.Referrers, document.Referrer{Digest: d.Platforms[0].Digest})
+		})},
+		{"an image in the guise of a referrer", "error", "an image of its own", disguised},
 		{"too many referrers", "error", "pins 1001", source(func(d *document.SourceDocument) {
 			for len(d.Referrers) < 1001 {
 				d.Referrers = append(d.Referrers, d.Referrers[0])

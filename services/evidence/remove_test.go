@@ -99,6 +99,32 @@ func TestAReleasedCopyIsRemovedWholeAndTheDocumentsStay(t *testing.T) {
 	w.consistent(r)
 }
 
+// Most registries take a password at their token service only. A copy that can never be deleted there would stay for ever.
+func TestACopyIsRemovedWhereARegistryTakesTokensOnly(t *testing.T) {
+	t.Parallel()
+	w, r := newWorld(t), newRun(t)
+	w.succeed(r)
+	w.settle()
+	w.tell(r, &releasev1.ImageReleased{ImportId: r.request.String(), TenantId: r.tenant.String()}, 4)
+	w.quarantine.intercept(func(out http.ResponseWriter, req *http.Request) bool {
+		switch {
+		case req.URL.Path == "/token":
+			_, _ = out.Write([]byte(`{"token":"granted"}`))
+			return true
+		case req.Header.Get("Authorization") != "Bearer granted":
+			out.Header().Set("WWW-Authenticate", `Bearer realm="http://`+w.quarantine.host+`/token",service="quarantine"`)
+			out.WriteHeader(http.StatusUnauthorized)
+			return true
+		}
+		req.SetBasicAuth("evidence", "secret")
+		return false
+	})
+	require.True(t, w.turn("evidence_remove"))
+	w.quarantine.intercept(nil)
+	w.requireGone(r)
+	require.Equal(t, "released", w.lastRemoved(r).GetReason())
+}
+
 func TestEveryEndRemovesTheCopy(t *testing.T) {
 	t.Parallel()
 	for reason, last := range map[string]proto.Message{

@@ -102,7 +102,8 @@ func (p *puller) run(ctx context.Context) error {
 const maxReferrers = 200
 
 // pin decides which referrers belong to the evidence. Anybody who may push beside an image may attach anything to it, so a
-// listed referrer that is malformed or speaks about something else is left out, not a reason to refuse the image.
+// listed referrer that is malformed, speaks about something else or could itself be run is left out, not a reason to refuse
+// the image.
 func (p *puller) pin(ctx context.Context, images []image.Image) error {
 	subjects := []oci.Digest{p.tree.Root.Digest}
 	for _, i := range images {
@@ -141,6 +142,8 @@ func (p *puller) pinOne(ctx context.Context, subject oci.Digest, d oci.Descripto
 		return fmt.Errorf("referrer %s: %w", d.Digest, err)
 	case tree.Root.Subject == nil || tree.Root.Subject.Digest != subject:
 		reason = "its subject is something else"
+	case tree.Runnable() != nil:
+		reason = "it is an image of its own, which nobody asked for"
 	}
 	if reason != "" {
 		p.Log("warn", "referrer left out", "digest", d.Digest, "reason", reason)

@@ -31,7 +31,6 @@ func Handler(issuer string, key *ecdsa.PublicKey) (http.Handler, error) {
 	}
 	discovery, err := json.Marshal(map[string]any{
 		"issuer": issuer, "jwks_uri": issuer + keysPath,
-		"authorization_endpoint": issuer + "/authorize", "token_endpoint": issuer + "/token",
 		"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"},
 		"id_token_signing_alg_values_supported": []string{jwt.SigningMethodES256.Alg()},
 	})

@@ -101,26 +101,27 @@ func checked(ask app.Ask) (app.Ask, bool, error) {
 }
 
 func (s *Server) void(ctx context.Context, tx pgx.Tx, e event.Envelope) error {
-	kind, requester, why := domain.ImportRequest, "", ""
+	gone, why := app.Gone{Tenant: e.Tenant(), Kind: domain.ImportRequest, Subject: e.Aggregate(), Actor: e.Actor}, ""
 	if e.Type == "pratique.intake.v1.RequestWithdrawn" {
 		msg := &intakev1.RequestWithdrawn{}
 		if err := e.Decode(msg); err != nil {
 			return bus.Poison(err)
 		}
-		requester, why = msg.GetRequestedBy(), msg.GetReason()
+		gone.Requester, gone.Untaken, why = msg.GetRequestedBy(), msg.GetFromStatus() == "pending", msg.GetReason()
 	} else {
 		msg := &intakev1.EprRegistrationWithdrawn{}
 		if err := e.Decode(msg); err != nil {
 			return bus.Poison(err)
 		}
-		kind, requester, why = domain.EPRRegistration, msg.GetRequestedBy(), msg.GetReason()
+		// A registration can be withdrawn only while it waits.
+		gone.Kind, gone.Requester, gone.Untaken, why = domain.EPRRegistration, msg.GetRequestedBy(), true, msg.GetReason()
 	}
-	if e.Tenant() == uuid.Nil || e.Aggregate() == uuid.Nil {
+	if gone.Tenant == uuid.Nil || gone.Subject == uuid.Nil {
 		return bus.Poison(errNoID)
 	}
-	reason := "withdrawn"
+	gone.Reason = "withdrawn"
 	if why != "" {
-		reason += ": " + why
+		gone.Reason += ": " + why
 	}
-	return s.app.Void(ctx, tx, e.Tenant(), kind, e.Aggregate(), requester, reason, e.Actor)
+	return s.app.Void(ctx, tx, gone)
 }

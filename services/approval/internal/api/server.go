@@ -4,7 +4,10 @@ package api
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -83,13 +86,16 @@ func filterOf(in *approvalv1.ListCasesRequest) (store.Filter, error) {
 		}
 	}
 	if in.TenantId != nil {
-		id, err := uuid.Parse(*in.TenantId)
+		id, err := page.ID("tenant_id", *in.TenantId)
 		if err != nil {
 			problems.Add("tenant_id", "must be a UUID")
 		}
 		filter.Tenant = &id
 	}
 	if in.DueBefore != nil {
+		if !in.DueBefore.IsValid() {
+			problems.Add("due_before", "is not a time")
+		}
 		at := in.DueBefore.AsTime()
 		filter.DueBefore = &at
 	}
@@ -141,9 +147,7 @@ func (s *Server) CommentCase(ctx context.Context, in *approvalv1.CommentCaseRequ
 		return nil, err
 	}
 	problems := fault.Fields()
-	if n := len([]rune(in.GetText())); n == 0 || n > maxText {
-		problems.Addf("text", "must have 1 to %d characters", maxText)
-	}
+	text := prose(problems, "text", in.GetText(), "is required")
 	caller, person, err := voter(ctx, problems)
 	if err != nil {
 		return nil, err
@@ -151,7 +155,7 @@ func (s *Server) CommentCase(ctx context.Context, in *approvalv1.CommentCaseRequ
 	var out *approvalv1.Case
 	err = s.db.Write(ctx, caller.Scope(), func(tx pgx.Tx) error {
 		out, err = idempotency.Run(ctx, tx, in, &approvalv1.Case{}, func() (*approvalv1.Case, error) {
-			c, err := s.app.Comment(ctx, tx, id, person, caller.Actor(), in.GetText())
+			c, err := s.app.Comment(ctx, tx, id, person, caller.Actor(), text)
 			if err != nil {
 				return nil, err
 			}
@@ -160,6 +164,21 @@ func (s *Server) CommentCase(ctx context.Context, in *approvalv1.CommentCaseRequ
 		return err
 	})
 	return out, err
+}
+
+// prose reads a text that people wrote: trimmed, at most maxText characters, no control characters but line breaks and tabs. needed is what to
+// say when it is empty; empty itself: it may be.
+func prose(problems *fault.FieldErrors, field, value, needed string) string {
+	value = strings.TrimSpace(value)
+	switch {
+	case value == "" && needed != "":
+		problems.Add(field, needed)
+	case utf8.RuneCountInString(value) > maxText:
+		problems.Addf(field, "must have at most %d characters", maxText)
+	case strings.ContainsFunc(value, func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\r' && r != '\t' }):
+		problems.Add(field, "must not contain control characters")
+	}
+	return value
 }
 
 // voter is who decides, once the shape of the call is right. Somebody who may vote but whom our directory does not know as a person yet is
@@ -178,13 +197,11 @@ func voter(ctx context.Context, problems *fault.FieldErrors) (auth.Caller, uuid.
 
 // decide takes the caller's vote on a case.
 func (s *Server) decide(ctx context.Context, in *approvalv1.DecideRequest, id uuid.UUID, yes bool) (*approvalv1.Case, error) {
-	problems := fault.Fields()
-	switch n := len([]rune(in.GetReason())); {
-	case n > maxText:
-		problems.Addf("reason", "must have at most %d characters", maxText)
-	case n == 0 && !yes:
-		problems.Add("reason", "is required to reject: the requester will read it")
+	problems, needed := fault.Fields(), ""
+	if !yes {
+		needed = "is required to reject: the requester will read it"
 	}
+	reason := prose(problems, "reason", in.GetReason(), needed)
 	caller, person, err := voter(ctx, problems)
 	if err != nil {
 		return nil, err
@@ -192,7 +209,7 @@ func (s *Server) decide(ctx context.Context, in *approvalv1.DecideRequest, id uu
 	var out *approvalv1.Case
 	err = s.db.Write(ctx, caller.Scope(), func(tx pgx.Tx) error {
 		out, err = idempotency.Run(ctx, tx, in, &approvalv1.Case{}, func() (*approvalv1.Case, error) {
-			c, err := s.app.Decide(ctx, tx, app.Ballot{Case: id, By: person, Actor: caller.Actor(), Yes: yes, Reason: in.GetReason()})
+			c, err := s.app.Decide(ctx, tx, app.Ballot{Case: id, By: person, Actor: caller.Actor(), Yes: yes, Reason: reason})
 			if err != nil {
 				return nil, err
 			}

@@ -40,7 +40,13 @@ func (s *Server) decideRequest(ctx context.Context, in *approvalv1.DecideRequest
 	get := func() (*intakev1.ImportRequest, error) {
 		return s.requests.GetImportRequest(auth.ForwardCaller(ctx), &intakev1.GetImportRequestRequest{Id: in.GetId()})
 	}
-	caseID, err := s.await(ctx, domain.ImportRequest, id, func() error { _, err := get(); return err })
+	caseID, err := s.await(ctx, domain.ImportRequest, id, func() error {
+		r, err := get()
+		if err == nil && r.GetRequestType() == requestScan {
+			err = systemDecided(r)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -51,6 +57,15 @@ func (s *Server) decideRequest(ctx context.Context, in *approvalv1.DecideRequest
 	return follow(ctx, s.patience, decided, get, func(r *intakev1.ImportRequest) bool {
 		return r.GetDecisionTimeline().GetDecisionStatus() != "pending"
 	}, requestOf), nil
+}
+
+const requestScan = "scan"
+
+// systemDecided refuses a decision about a scan, which has no case and never gets one.
+func systemDecided(r *intakev1.ImportRequest) error {
+	timeline := r.GetDecisionTimeline()
+	return fault.New(errorsv1.Reason_REASON_APPROVAL_ALREADY_DECIDED, "a scan needs nobody's decision",
+		fault.D("state", timeline.GetDecisionStatus()), fault.D("decided_by", timeline.GetDecidedByUserId()))
 }
 
 // ApproveEprRegistration decides the registration's case and answers the registration.
@@ -82,14 +97,14 @@ func (s *Server) decideRegistration(ctx context.Context, in *approvalv1.DecideRe
 	return follow(ctx, s.patience, decided, get, func(r *intakev1.EprRegistration) bool { return r.GetStatus() != "pending" }, registrationOf), nil
 }
 
-// await finds the case of a subject. When there is none yet, intake says whether the caller may see such a subject at all (its not_found is
-// ours), and then the case is on its way here.
-func (s *Server) await(ctx context.Context, kind domain.Kind, subject uuid.UUID, exists func() error) (uuid.UUID, error) {
+// await finds the case of a subject. When there is none yet, expected asks intake whether the caller may see such a subject at all (its
+// not_found is ours) and whether it ever gets a case; then the case is on its way here.
+func (s *Server) await(ctx context.Context, kind domain.Kind, subject uuid.UUID, expected func() error) (uuid.UUID, error) {
 	id, err := s.find(ctx, kind, subject)
 	if !errors.Is(err, store.ErrNone) {
 		return id, err
 	}
-	if err := exists(); err != nil {
+	if err := expected(); err != nil {
 		return uuid.Nil, err
 	}
 	for deadline := time.Now().Add(s.patience); time.Now().Before(deadline); {

@@ -43,6 +43,11 @@ func (b *bundle) ask() Ask {
 	}
 }
 
+// gone is the withdrawal of a request that intake had moved on from pending.
+func gone(ask Ask) Gone {
+	return Gone{Tenant: ask.Tenant, Kind: ask.Kind, Subject: ask.Subject, Requester: ask.Requester, Reason: "withdrawn", Actor: "user:mel"}
+}
+
 func (b *bundle) open(t *testing.T, asks ...Ask) []*domain.Case {
 	t.Helper()
 	require.NoError(t, b.db.Work(t.Context(), func(tx pgx.Tx) error { return b.app.Open(t.Context(), tx, asks) }))
@@ -101,12 +106,33 @@ func TestOpening(t *testing.T) {
 		b := setup(t)
 		ask := b.ask()
 		require.NoError(t, b.db.Work(t.Context(), func(tx pgx.Tx) error {
-			return b.app.Void(t.Context(), tx, ask.Tenant, ask.Kind, ask.Subject, ask.Requester, "withdrawn", "user:mel")
+			return b.app.Void(t.Context(), tx, gone(ask))
 		}))
 		c := b.open(t, ask)[0]
 		require.Equal(t, domain.Void, c.State)
 		_, err := b.vote(t.Context(), c.ID, b.sam, true)
 		require.True(t, fault.Is(err, errorsv1.Reason_REASON_INVALID_LIFECYCLE_ACTION), "%v", err)
+	})
+	t.Run("an approval that intake never took is void, a rejection stays", func(t *testing.T) {
+		b := setup(t)
+		asks := []Ask{b.ask(), b.ask()}
+		cases := b.open(t, asks...)
+		for i, c := range cases {
+			_, err := b.vote(t.Context(), c.ID, b.sam, i == 0)
+			require.NoError(t, err)
+			untaken := gone(asks[i])
+			untaken.Untaken = true
+			for range 2 {
+				require.NoError(t, b.db.Work(t.Context(), func(tx pgx.Tx) error { return b.app.Void(t.Context(), tx, untaken) }))
+			}
+		}
+		after := b.open(t, asks...)
+		require.Equal(t, domain.Void, after[0].State)
+		require.Len(t, after[0].Votes, 1, "who said yes stays on record")
+		require.Equal(t, domain.Rejected, after[1].State)
+		transitions, events := b.trail(t)
+		require.Equal(t, 5, transitions, "two opened, two decided, one void")
+		require.Equal(t, 5, events)
 	})
 	t.Run("a withdrawal voids an open case and leaves a decided one alone", func(t *testing.T) {
 		b := setup(t)
@@ -116,7 +142,7 @@ func TestOpening(t *testing.T) {
 		require.NoError(t, err)
 		for _, ask := range asks {
 			require.NoError(t, b.db.Work(t.Context(), func(tx pgx.Tx) error {
-				return b.app.Void(t.Context(), tx, ask.Tenant, ask.Kind, ask.Subject, ask.Requester, "withdrawn", "user:mel")
+				return b.app.Void(t.Context(), tx, gone(ask))
 			}))
 		}
 		after := b.open(t, asks...)

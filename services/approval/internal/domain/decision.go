@@ -23,7 +23,7 @@ type State string
 // Verb moves a case.
 type Verb string
 
-// The states, and the verbs between them. A case that is decided or void stays so.
+// The states, and the verbs between them.
 const (
 	Open     State = "open"
 	Approved State = "approved"
@@ -37,8 +37,8 @@ const (
 
 var lifecycle = map[State]map[Verb]State{
 	Open: {Approve: Approved, Reject: Rejected, Lapse: Void},
-	// A subject that is withdrawn after it was approved has nothing left to decide; the decision stays on record.
-	Approved: {},
+	// Only when its subject was withdrawn before the approval was taken; after that the decision stays.
+	Approved: {Lapse: Void},
 	Rejected: {},
 	Void:     {},
 }

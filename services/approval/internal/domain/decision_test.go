@@ -9,7 +9,8 @@ import (
 
 func TestEveryStateAndVerb(t *testing.T) {
 	want := map[State]map[Verb]State{
-		Open: {Approve: Approved, Reject: Rejected, Lapse: Void},
+		Open:     {Approve: Approved, Reject: Rejected, Lapse: Void},
+		Approved: {Lapse: Void},
 	}
 	for _, state := range States() {
 		for _, verb := range []Verb{Approve, Reject, Lapse} {

@@ -258,10 +258,50 @@ func (c *collector) readSource(ctx context.Context) error {
 	if len(doc.Referrers) > maxReferrers {
 		return refuse(document.Source, "the source evidence pins %d referrers", len(doc.Referrers))
 	}
-	for _, r := range doc.Referrers {
-		c.out.Evidence.Referrers = append(c.out.Evidence.Referrers, string(r.Digest))
+	if err := c.readReferrers(ctx, doc); err != nil {
+		return err
 	}
 	c.source = doc
+	return nil
+}
+
+// readReferrers takes the pinned referrers. A release brings them along, so each has to speak about this image and be none itself: what
+// could run and came this way would be in the trusted registry with nobody having looked at it.
+func (c *collector) readReferrers(ctx context.Context, doc *document.SourceDocument) error {
+	const kind = document.Source
+	known, pinned := map[oci.Digest]bool{}, map[oci.Digest]bool{}
+	for _, m := range c.tree.Manifests {
+		known[m.Digest] = true
+	}
+	subjects := map[oci.Digest]oci.Digest{}
+	for _, r := range doc.Referrers {
+		if pinned[r.Digest] {
+			return refuse(kind, "the source evidence pins the referrer %s twice", r.Digest)
+		}
+		pinned[r.Digest] = true
+		tree, err := oci.Walk(ctx, c.repo, r.Digest, oci.DefaultLimits)
+		if errors.Is(err, oci.ErrNotFound) && c.in.Final {
+			return refuse(kind, "the pinned referrer %s is not in the quarantine registry", r.Digest)
+		}
+		if err = sort(kind, err); err != nil {
+			return err
+		}
+		if tree.Runnable() != nil {
+			return refuse(kind, "the pinned referrer %s is an image of its own", r.Digest)
+		}
+		for _, m := range tree.Manifests { // only digests are kept: there may be many trees
+			known[m.Digest] = true
+		}
+		if subjects[r.Digest] = ""; tree.Root.Subject != nil {
+			subjects[r.Digest] = tree.Root.Subject.Digest
+		}
+		c.out.Evidence.Referrers = append(c.out.Evidence.Referrers, string(r.Digest))
+	}
+	for digest, subject := range subjects {
+		if !known[subject] {
+			return refuse(kind, "the pinned referrer %s speaks about another image", digest)
+		}
+	}
 	return nil
 }
 

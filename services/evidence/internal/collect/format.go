@@ -76,10 +76,11 @@ type window struct {
 }
 
 func (w *window) Read(p []byte) (int, error) {
-	if w.n-w.done() > maxToken {
+	room := maxToken - (w.n - w.done())
+	if room <= 0 {
 		return 0, errShape
 	}
-	k, err := w.r.Read(p)
+	k, err := w.r.Read(p[:min(int64(len(p)), room)])
 	w.n += int64(k)
 	return k, err
 }

@@ -56,8 +56,8 @@ func (d *Depot) Repository(name string) *oci.Repository {
 // maxRaw bounds a manifest read leniently, in bytes: registries accept up to this.
 const maxRaw = 8 << 20
 
-// send makes one plain request below the repository, for what internal/oci does not offer: deleting blobs, and reading manifests that it
-// rightly refuses but that must be deleted all the same. name has been validated by a call of internal/oci before.
+// send makes one plain request below the repository, for what internal/oci does not offer: reading manifests and lists that it rightly
+// refuses but that must be deleted all the same. name has been validated by a call of internal/oci before.
 func (d *Depot) send(ctx context.Context, method, name, path string) (status int, body []byte, err error) {
 	scheme := "https"
 	if d.plain() {

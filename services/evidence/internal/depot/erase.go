@@ -149,24 +149,16 @@ func (d *Depot) Erase(ctx context.Context, name string, inventory domain.Invento
 		}
 	}
 	for _, b := range inventory.Blobs {
-		status, _, err := d.send(ctx, http.MethodDelete, name, "blobs/"+b)
-		if err != nil {
+		if err := repo.DeleteBlob(ctx, oci.Digest(b)); !blobGone(err) {
 			return fmt.Errorf("erase %s: %w", name, err)
-		}
-		if !blobGone(status) {
-			return fmt.Errorf("erase %s: delete blob: %w (status %d)", name, oci.ErrUnavailable, status)
 		}
 	}
 	return d.empty(ctx, name, inventory)
 }
 
-func blobGone(status int) bool {
-	switch status {
-	case http.StatusOK, http.StatusAccepted, http.StatusNoContent, http.StatusNotFound,
-		http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotImplemented: // the last three: not offered here
-		return true
-	}
-	return false
+// blobGone: deleted, gone before, or not offered here, which registries say in several ways.
+func blobGone(err error) bool {
+	return err == nil || errors.Is(err, oci.ErrNotFound) || errors.Is(err, oci.ErrUnsupported) || errors.Is(err, oci.ErrProtocol)
 }
 
 // errLeft says that something survived its deletion.

@@ -119,8 +119,13 @@ func (a *App) refused(ctx context.Context, caller auth.Caller, capability domain
 	return errors.Join(err, a.Deny(ctx, caller, capability, method, reason, f.Message()))
 }
 
-// Deny counts a refusal of the caller in the selected tenant and tells the audit trail.
+// Deny counts a refusal of the caller in the selected tenant and tells the audit trail. The event goes where other systems read, so it names
+// the caller by person id, never by what the issuer calls them.
 func (a *App) Deny(ctx context.Context, caller auth.Caller, capability domain.Capability, method string, reason errorsv1.Reason, message string) error {
+	_, caller, err := a.know(auth.With(ctx, caller))
+	if err != nil {
+		return err
+	}
 	id, err := newID()
 	if err != nil {
 		return err

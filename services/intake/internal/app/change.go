@@ -37,9 +37,12 @@ type change struct {
 func newChange(now time.Time) *change { return &change{was: map[uuid.UUID]int64{}, now: now} }
 
 // touch must be called before the request is changed for the first time.
-func (c *change) touch(r *domain.Request) {
+func (c *change) touch(r *domain.Request) { c.touchAt(r, r.Version) }
+
+// touchAt is touch after the fact: was is the version before the change.
+func (c *change) touchAt(r *domain.Request, was int64) {
 	if _, ok := c.was[r.ID]; !ok {
-		c.was[r.ID] = r.Version
+		c.was[r.ID] = was
 		c.order = append(c.order, r)
 	}
 }

@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -16,7 +15,6 @@ import (
 	"github.com/pratique-io/pratique/internal/event"
 	"github.com/pratique-io/pratique/internal/failpoint"
 	"github.com/pratique-io/pratique/internal/fault"
-	"github.com/pratique-io/pratique/internal/pg"
 	"github.com/pratique-io/pratique/services/intake/internal/domain"
 	"github.com/pratique-io/pratique/services/intake/internal/store"
 )
@@ -43,16 +41,64 @@ func DecisionTypes() []string {
 	return []string{nameOf(&approvalv1.CaseApproved{}), nameOf(&approvalv1.CaseRejected{})}
 }
 
-// Decide handles a decided case. What was withdrawn or decided before is discarded: intake alone moves a request.
+// Decide is DecideAll for one event.
 func (a *App) Decide(ctx context.Context, tx pgx.Tx, e event.Envelope) error {
-	v, err := verdictOf(e)
-	if err != nil {
-		return bus.Poison(err)
+	return a.DecideAll(ctx, tx, []event.Envelope{e})[0]
+}
+
+// DecideAll handles a batch of decided cases, one outcome per event, in the order of the batch: the requests are read together and written
+// together. What was withdrawn or decided before is discarded: intake alone moves a request. A database error is the outcome of all.
+func (a *App) DecideAll(ctx context.Context, tx pgx.Tx, batch []event.Envelope) []error {
+	outcomes := make([]error, len(batch))
+	verdicts := make([]verdict, len(batch))
+	var wanted []uuid.UUID
+	for i, e := range batch {
+		var err error
+		if verdicts[i], err = verdictOf(e); err != nil {
+			outcomes[i] = bus.Poison(err)
+		} else if verdicts[i].kind == caseImport {
+			wanted = append(wanted, verdicts[i].subject)
+		}
 	}
+	d := decisions{change: newChange(a.now()), standings: map[standingKey]store.Standing{}}
+	var err error
+	if len(wanted) > 0 {
+		if d.requests, err = store.LockRequests(ctx, tx, wanted); err != nil {
+			return all(outcomes, err)
+		}
+	}
+	for i, e := range batch {
+		if outcomes[i] == nil {
+			outcomes[i] = a.decide(event.WithCause(ctx, e), tx, &d, e, verdicts[i])
+		}
+	}
+	if err := d.change.save(ctx, tx); err != nil {
+		return all(outcomes, err)
+	}
+	if len(d.change.order) > 0 {
+		failpoint.Hit("intake.before_commit_decide")
+	}
+	return outcomes
+}
+
+// decisions is what a batch of decided cases builds on and what it does to requests.
+type decisions struct {
+	requests  map[uuid.UUID]*domain.Request
+	change    *change
+	standings map[standingKey]store.Standing // as read since the last decision about a registration
+}
+
+type standingKey struct {
+	tenant uuid.UUID
+	record string
+}
+
+func (a *App) decide(ctx context.Context, tx pgx.Tx, d *decisions, e event.Envelope, v verdict) error {
 	switch v.kind {
 	case caseImport:
-		return a.decideRequest(ctx, tx, e, v)
+		return a.decideRequest(ctx, tx, d, e, v)
 	case caseEpr:
+		clear(d.standings) // the requests after it are held against what it says
 		return a.decideEpr(ctx, tx, e, v)
 	}
 	return bus.Discard("other_kind")
@@ -91,13 +137,10 @@ func verdictOf(e event.Envelope) (verdict, error) {
 	return v, nil
 }
 
-func (a *App) decideRequest(ctx context.Context, tx pgx.Tx, e event.Envelope, v verdict) error {
-	r, err := store.LockRequest(ctx, tx, pg.AllTenants(), v.subject)
-	if errors.Is(err, store.ErrNone) {
+func (a *App) decideRequest(ctx context.Context, tx pgx.Tx, d *decisions, e event.Envelope, v verdict) error {
+	r := d.requests[v.subject]
+	if r == nil {
 		return bus.Early("no_request")
-	}
-	if err != nil {
-		return err
 	}
 	if r.State.Status != domain.Pending {
 		return bus.Discard("not_pending")
@@ -105,45 +148,42 @@ func (a *App) decideRequest(ctx context.Context, tx pgx.Tx, e event.Envelope, v 
 	if v.digest != "" && v.digest != r.SourceDigest {
 		return bus.Poison(fmt.Errorf("case about %s approves digest %s, not the request's", r.ID, v.digest))
 	}
-	now, by := a.now(), act{Actor: actorOf(v.by), Reason: v.reason, Cause: parse(e.ID)}
-	change := newChange(now)
-	change.touch(r)
-	step, err := r.Decide(v.verb, v.by, v.reason, v.at, now)
+	by := act{Actor: actorOf(v.by), Reason: v.reason, Cause: parse(e.ID)}
+	d.change.touch(r)
+	step, err := r.Decide(v.verb, v.by, v.reason, v.at, d.change.now)
 	if err != nil {
 		return err
 	}
 	steps := []domain.Step{step}
 	if v.verb == domain.Reject {
-		_, err = change.tell(ctx, r, by.Actor, step.Version, requestRejected(r))
+		_, err = d.change.tell(ctx, r, by.Actor, step.Version, requestRejected(r))
 	} else {
-		steps, err = a.takeApproval(ctx, tx, change, r, step, by.Actor)
+		steps, err = a.takeApproval(ctx, tx, d, r, step, by.Actor)
 	}
 	if err != nil {
 		return err
 	}
-	if err := change.steps(ctx, r, steps, by); err != nil {
-		return err
-	}
-	if err := change.save(ctx, tx); err != nil {
-		return err
-	}
-	failpoint.Hit("intake.before_commit_decide")
-	return nil
+	return d.change.steps(ctx, r, steps, by)
 }
 
 // takeApproval asks tenant, capability and EPR again. If they no longer allow the import, the approval stands on the record, RequestApproved is
 // never said, and the request fails.
-func (a *App) takeApproval(ctx context.Context, tx pgx.Tx, change *change, r *domain.Request, step domain.Step, actor string) ([]domain.Step, error) {
-	standing, err := store.StandingOf(ctx, tx, r.Tenant, r.EprRecordID)
-	if err != nil {
-		return nil, err
+func (a *App) takeApproval(ctx context.Context, tx pgx.Tx, d *decisions, r *domain.Request, step domain.Step, actor string) ([]domain.Step, error) {
+	key := standingKey{tenant: r.Tenant, record: r.EprRecordID}
+	standing, read := d.standings[key]
+	if !read {
+		var err error
+		if standing, err = store.StandingOf(ctx, tx, r.Tenant, r.EprRecordID); err != nil {
+			return nil, err
+		}
+		d.standings[key] = standing
 	}
-	refusal := a.recheck(standing, r, change.now)
+	refusal := a.recheck(standing, r, d.change.now)
 	if refusal == nil {
-		_, err := change.tell(ctx, r, actor, step.Version, requestApproved(r))
+		_, err := d.change.tell(ctx, r, actor, step.Version, requestApproved(r))
 		return []domain.Step{step}, err
 	}
-	failed, err := r.Refuse(fault.Of(refusal).Message(), change.now)
+	failed, err := r.Refuse(fault.Of(refusal).Message(), d.change.now)
 	return []domain.Step{step, failed}, err
 }
 

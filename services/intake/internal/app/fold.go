@@ -57,11 +57,12 @@ func fold(ctx context.Context, change *change, r *domain.Request, fact any, e ev
 	if r.State.Status == domain.Pending {
 		return bus.Early("not_decided") // only RequestApproved starts a run, so the approval is on its way
 	}
-	change.touch(r)
+	was := r.Version
 	steps, known := r.Hear(fact, change.now)
 	if !known {
-		return bus.Discard("old")
+		return bus.Discard("old") // nothing was learned: the row stays as it is
 	}
+	change.touchAt(r, was)
 	return change.steps(ctx, r, steps, act{Actor: e.Actor, Reason: shortName(e.Type), Cause: parse(e.ID)})
 }
 

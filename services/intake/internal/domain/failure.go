@@ -1,6 +1,10 @@
 package domain
 
-import "github.com/pratique-io/pratique/internal/failure"
+import (
+	"slices"
+
+	"github.com/pratique-io/pratique/internal/failure"
+)
 
 // Failure says why a request failed or what it waits for, in a class that decides who hears of it.
 type Failure struct {
@@ -9,12 +13,13 @@ type Failure struct {
 	Message string `json:"message,omitempty"`
 }
 
-// sound fills in what a producer left out: an unknown or missing code becomes the fallback, a missing class the code's.
+// sound fills in what a producer left out: a missing code becomes the fallback, a class that is missing or none of the contract's that of the
+// code, else runtime.
 func (f Failure) sound(fallback string) Failure {
 	if f.Code == "" {
 		f.Code = fallback
 	}
-	if f.Class == "" {
+	if !slices.Contains(failure.Classes(), f.Class) {
 		if f.Class = failure.ClassOf(f.Code); f.Class == "" {
 			f.Class = failure.Runtime
 		}

@@ -65,6 +65,9 @@ func (r *Request) failedStage() Execution {
 		case Approved:
 			return AwaitingDispatch
 		}
+		if f.Ended != nil && f.Ended.As == RunSucceeded {
+			return EvidencePending
+		}
 		return PipelineRunning
 	case Quarantined:
 		if r.State.Release != ReleaseReady && r.State.Release != ReleaseApproved && r.State.Release != Released {

@@ -117,6 +117,9 @@ func TestAFailureIsMadeWhole(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, Failure{Class: "runtime", Code: "run_timeout"}, Failure{Code: "run_timeout"}.sound(failure.RuntimeFailed))
 	require.Equal(t, Failure{Class: "runtime", Code: "runtime_failed"}, Failure{}.sound(failure.RuntimeFailed))
+	// A class of a newer writer would break the CHECK of the column, and with it every event about the request.
+	require.Equal(t, Failure{Class: "auth", Code: "auth_error"}, Failure{Class: "weather", Code: "auth_error"}.sound(failure.RuntimeFailed))
+	require.Equal(t, Failure{Class: "runtime", Code: "hail"}, Failure{Class: "weather", Code: "hail"}.sound(failure.RuntimeFailed))
 }
 
 func TestEprLifecycle(t *testing.T) {

@@ -5,7 +5,9 @@ package source
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"regexp"
 	"time"
 
 	errorsv1 "github.com/pratique-io/pratique/gen/pratique/errors/v1"
@@ -19,7 +21,14 @@ const (
 	lookupTime = 15 * time.Second // for the whole lookup; people wait for it
 	tries      = 3
 	tryWait    = 2 * time.Second
+
+	// Bounds of what an index may say about its images. It becomes part of the request, of its events and of every list that shows it, so a
+	// hostile registry must not decide how large those get. Honest indexes have some twenty images.
+	maxPlatforms = 128
 )
+
+// platformWord is what os, architecture and variant look like.
+var platformWord = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 // Image is what a reference names: the digest of the index when there is one, with the platforms it lists.
 type Image struct {
@@ -64,18 +73,33 @@ func (f *Finder) Pin(ctx context.Context, ref oci.Reference) (Image, error) {
 		}
 		return image, nil
 	}
-	for _, m := range manifest.Manifests {
-		if m.Platform == nil || m.Platform.OS == "unknown" { // attestations ride along in indexes
-			continue
-		}
-		image.Platforms = append(image.Platforms, domain.Platform{
-			OS: m.Platform.OS, Architecture: m.Platform.Architecture, Variant: m.Platform.Variant, Digest: string(m.Digest),
-		})
-	}
 	if len(manifest.Manifests) == 0 {
 		return Image{}, unacceptable(ref, "the index lists no image")
 	}
+	if image.Platforms, err = platforms(manifest.Manifests); err != nil {
+		return Image{}, unacceptable(ref, err.Error())
+	}
 	return image, nil
+}
+
+// platforms lists the images of an index.
+func platforms(manifests []oci.Descriptor) ([]domain.Platform, error) {
+	var out []domain.Platform
+	for _, m := range manifests {
+		if m.Platform == nil || m.Platform.OS == "unknown" { // attestations ride along in indexes
+			continue
+		}
+		p := domain.Platform{OS: m.Platform.OS, Architecture: m.Platform.Architecture, Variant: m.Platform.Variant, Digest: string(m.Digest)}
+		for _, word := range []string{p.OS, p.Architecture, p.Variant} {
+			if word != "" && !platformWord.MatchString(word) {
+				return nil, errors.New("the index names a platform that cannot be one")
+			}
+		}
+		if out = append(out, p); len(out) > maxPlatforms {
+			return nil, fmt.Errorf("the index lists more than %d images", maxPlatforms)
+		}
+	}
+	return out, nil
 }
 
 func unacceptable(ref oci.Reference, message string, more ...fault.Detail) error {

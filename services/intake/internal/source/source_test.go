@@ -28,6 +28,15 @@ func image(config string) string {
 	return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,%s},"layers":[]}`, imageType, config, blank)
 }
 
+// crowd is an index of n images of one platform each.
+func crowd(n int) string {
+	entries := make([]string, n)
+	for i := range entries {
+		entries[i] = fmt.Sprintf(`{"mediaType":%q,"digest":"sha256:%064x","size":9,"platform":{"os":"linux","architecture":"arm64"}}`, imageType, i)
+	}
+	return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, indexType, strings.Join(entries, ","))
+}
+
 func TestPin(t *testing.T) {
 	t.Parallel()
 	index := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[
@@ -42,17 +51,21 @@ func TestPin(t *testing.T) {
 		reason    errorsv1.Reason
 		platforms int
 	}{
-		"an index is pinned with its platforms":    {200, indexType, index, 0, 2},
-		"an image is pinned":                       {200, imageType, image("application/vnd.oci.image.config.v1+json"), 0, 0},
-		"what is no image is unacceptable":         {200, imageType, image("application/vnd.cncf.helm.config.v1+json"), errorsv1.Reason_REASON_IMAGE_UNACCEPTABLE, 0},
-		"an empty index is unacceptable":           {200, indexType, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[]}`, indexType), errorsv1.Reason_REASON_IMAGE_UNACCEPTABLE, 0},
-		"duplicate keys are unacceptable":          {200, indexType, strings.Replace(index, `"schemaVersion":2`, `"schemaVersion":2,"schemaVersion":2`, 1), errorsv1.Reason_REASON_IMAGE_UNACCEPTABLE, 0},
-		"body and content type must agree":         {200, imageType, index, errorsv1.Reason_REASON_IMAGE_UNACCEPTABLE, 0},
-		"404 is not found":                         {404, "application/json", `{}`, errorsv1.Reason_REASON_SOURCE_NOT_FOUND, 0},
-		"401 is unauthorized":                      {401, "application/json", `{}`, errorsv1.Reason_REASON_SOURCE_UNAUTHORIZED, 0},
-		"403 is unauthorized":                      {403, "application/json", `{}`, errorsv1.Reason_REASON_SOURCE_UNAUTHORIZED, 0},
-		"429 is rate limited, with the time asked": {429, "application/json", `{}`, errorsv1.Reason_REASON_SOURCE_RATE_LIMITED, 0},
-		"500 is unavailable":                       {500, "application/json", `{}`, errorsv1.Reason_REASON_SOURCE_UNAVAILABLE, 0},
+		"an index is pinned with its platforms":        {200, indexType, index, 0, 2},
+		"an image is pinned":                           {200, imageType, image("application/vnd.oci.image.config.v1+json"), 0, 0},
+		"what is no image is unacceptable":             {200, imageType, image("application/vnd.cncf.helm.config.v1+json"), errorsv1.Reason_REASON_IMAGE_UNACCEPTABLE, 0},
+		"an empty index is unacceptable":               {200, indexType, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[]}`, indexType), errorsv1.Reason_REASON_IMAGE_UNACCEPTABLE, 0},
+		"duplicate keys are unacceptable":              {200, indexType, strings.Replace(index, `"schemaVersion":2`, `"schemaVersion":2,"schemaVersion":2`, 1), errorsv1.Reason_REASON_IMAGE_UNACCEPTABLE, 0},
+		"body and content type must agree":             {200, imageType, index, errorsv1.Reason_REASON_IMAGE_UNACCEPTABLE, 0},
+		"a platform that is no name is unacceptable":   {200, indexType, strings.Replace(index, `"v8"`, `"`+strings.Repeat("v", 200)+`"`, 1), errorsv1.Reason_REASON_IMAGE_UNACCEPTABLE, 0},
+		"a platform with markup is unacceptable":       {200, indexType, strings.Replace(index, `"arm64"`, `"<arm64>"`, 1), errorsv1.Reason_REASON_IMAGE_UNACCEPTABLE, 0},
+		"an index of very many images is unacceptable": {200, indexType, crowd(maxPlatforms + 1), errorsv1.Reason_REASON_IMAGE_UNACCEPTABLE, 0},
+		"an index of many images is pinned":            {200, indexType, crowd(maxPlatforms), 0, maxPlatforms},
+		"404 is not found":                             {404, "application/json", `{}`, errorsv1.Reason_REASON_SOURCE_NOT_FOUND, 0},
+		"401 is unauthorized":                          {401, "application/json", `{}`, errorsv1.Reason_REASON_SOURCE_UNAUTHORIZED, 0},
+		"403 is unauthorized":                          {403, "application/json", `{}`, errorsv1.Reason_REASON_SOURCE_UNAUTHORIZED, 0},
+		"429 is rate limited, with the time asked":     {429, "application/json", `{}`, errorsv1.Reason_REASON_SOURCE_RATE_LIMITED, 0},
+		"500 is unavailable":                           {500, "application/json", `{}`, errorsv1.Reason_REASON_SOURCE_UNAVAILABLE, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -80,7 +93,7 @@ func TestPin(t *testing.T) {
 			sum := sha256.Sum256([]byte(c.body))
 			require.Equal(t, "sha256:"+hex.EncodeToString(sum[:]), out.Digest)
 			require.Len(t, out.Platforms, c.platforms, "attestations are no platform")
-			if c.platforms > 0 {
+			if c.platforms == 2 {
 				require.Equal(t, domain.Platform{OS: "linux", Architecture: "arm64", Variant: "v8", Digest: "sha256:" + strings.Repeat("a", 64)}, out.Platforms[1])
 			}
 		})

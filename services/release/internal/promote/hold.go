@@ -29,8 +29,10 @@ func (p *Promoter) hold(parent context.Context, job app.Job) (ctx context.Contex
 	}
 }
 
+// renew counts the term from before it was asked for, and ends it by a timer of its own: a database that does not answer must not make it
+// last longer.
 func (p *Promoter) renew(ctx context.Context, job app.Job, end context.CancelCauseFunc) {
-	expiry := time.NewTimer(p.set.Lease)
+	expiry := time.AfterFunc(p.set.Lease, func() { end(errLost) })
 	defer expiry.Stop()
 	tick := time.NewTicker(p.set.Lease / renewals)
 	defer tick.Stop()
@@ -38,15 +40,13 @@ func (p *Promoter) renew(ctx context.Context, job app.Job, end context.CancelCau
 		select {
 		case <-ctx.Done():
 			return
-		case <-expiry.C:
-			end(errLost)
-			return
 		case <-tick.C:
 		}
+		asked := time.Now()
 		_, err := p.app.Renew(ctx, job, p.set.Lease)
 		switch {
 		case err == nil:
-			expiry.Reset(p.set.Lease)
+			expiry.Reset(p.set.Lease - time.Since(asked))
 		case errors.Is(err, store.ErrMoved):
 			end(errLost)
 			return

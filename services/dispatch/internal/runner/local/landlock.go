@@ -22,8 +22,12 @@ const (
 	firstAccess = 1<<13 - 1
 )
 
-// systemPaths are what programs need of the machine: libraries, certificates, the resolver's files. Missing ones are left out.
-var systemPaths = []string{"/usr", "/lib", "/lib64", "/bin", "/etc", "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/dev/null", "/dev/zero",
+// systemPaths are what programs need of the machine: libraries, certificates, the resolver's files. Missing ones are left out. Of /etc only
+// what is named: a service's own configuration and keys often lie there, and the step may have the service's user.
+var systemPaths = []string{"/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives",
+	"/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem", "/etc/ssl/openssl.cnf", "/etc/pki/tls/certs", "/etc/pki/tls/cert.pem",
+	"/etc/pki/tls/cacert.pem", "/etc/pki/ca-trust/extracted", "/etc/ca-certificates", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf",
+	"/etc/services", "/etc/protocols", "/etc/passwd", "/etc/group", "/etc/mime.types", "/etc/timezone", "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/dev/null", "/dev/zero",
 	"/dev/urandom", "/dev/random", "/sys/devices/system/cpu", "/sys/fs/cgroup", "/sys/kernel/mm"}
 
 // The resolver's files are often links to elsewhere.

@@ -82,6 +82,11 @@ func launch() error {
 	if err := giveUp(o); err != nil {
 		return err
 	}
+	if o.UID == 0 { // no user by which all of its processes could be found
+		if err := keepSession(); err != nil && o.Confine { // who asks for weak isolation may have a kernel without
+			return err
+		}
+	}
 	if ruleset >= 0 {
 		if err := restrict(ruleset); err != nil {
 			return err

@@ -227,6 +227,11 @@ func (r *Local) adoptRun(name string) error {
 	if err := r.bury(s); err != nil {
 		return fmt.Errorf("run %s: %w", name, err)
 	}
+	for _, key := range domain.StepKeys() { // the credentials of the step that was cut off; the rest goes with Cleanup
+		if err := os.RemoveAll(filepath.Join(dir, key)); err != nil {
+			return fmt.Errorf("run %s: %w", name, err)
+		}
+	}
 	run.finish(runner.Lost, nil, "")
 	r.log.Warn("run lost with an earlier process", "run", name)
 	return nil

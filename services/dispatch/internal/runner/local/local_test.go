@@ -187,6 +187,7 @@ func check(t *testing.T, level Level, dir string, found conformance.Finding) {
 	case LevelLandlock:
 		require.NotEmpty(t, found.ReadOutside)
 		require.NotEmpty(t, found.WriteOutside)
+		require.NotEmpty(t, found.ListEtc)
 		if landlockVersion() >= 6 {
 			require.NotEmpty(t, found.SignalRunner)
 		}
@@ -239,23 +240,39 @@ func TestAStepThatTakesTooLongIsStopped(t *testing.T) {
 	require.Contains(t, status.Failure.Message, "step sbom took longer")
 }
 
-// What leaves its group and its session still has its user, and a user of its own is what each run has.
+// What leaves its group and its session still has its user, where each run has one of its own; elsewhere nothing leaves the session.
 func TestADaemonDoesNotOutliveItsStep(t *testing.T) {
-	if detect() != LevelUID {
-		t.Log("without root, a step that leaves its session is only bounded by landlock and its credentials' expiry")
-		return
+	for _, level := range []Level{detect(), LevelLandlock, LevelWeak} {
+		t.Run("isolated by "+string(level), func(t *testing.T) {
+			cfg := config(place(t))
+			cfg.level, cfg.MinIsolation = level, LevelWeak
+			r := open(t, cfg)
+			spec := conformance.Spec("pull.daemon")
+			require.NoError(t, r.Start(t.Context(), spec))
+			require.Equal(t, runner.Succeeded, conformance.Await(t, r, spec.Name).State, conformance.Text(t, r, spec.Name))
+			_, rest, ok := strings.Cut(conformance.Text(t, r, spec.Name), "daemon ")
+			require.True(t, ok)
+			var pid int
+			_, err := fmt.Sscan(rest, &pid)
+			require.NoError(t, err)
+			stat, err := readStat(pid)
+			require.True(t, err != nil || stat.state == 'Z', "process %d lives: %c", pid, stat.state)
+		})
 	}
-	r := open(t, config(place(t)))
-	spec := conformance.Spec("pull.daemon")
-	require.NoError(t, r.Start(t.Context(), spec))
-	require.Equal(t, runner.Succeeded, conformance.Await(t, r, spec.Name).State)
-	_, rest, ok := strings.Cut(conformance.Text(t, r, spec.Name), "daemon ")
-	require.True(t, ok)
-	var pid int
-	_, err := fmt.Sscan(rest, &pid)
-	require.NoError(t, err)
-	stat, err := readStat(pid)
-	require.True(t, err != nil || stat.state == 'Z', "process %d lives: %c", pid, stat.state)
+}
+
+// A killed dispatch process cannot tidy up; the next one does, before it asks anybody.
+func TestNoCredentialOutlivesAKilledRunnerOnDisk(t *testing.T) {
+	next, _ := crash(t, conformance.Spec("pull.hang"), false)
+	dir := next.(*Local).cfg.Dir
+	require.NoError(t, filepath.Walk(dir, func(path string, info os.FileInfo, err error) error {
+		if err != nil || !info.Mode().IsRegular() {
+			return err
+		}
+		raw, err := os.ReadFile(path)
+		require.NotContains(t, string(raw), "canary-", path)
+		return err
+	}))
 }
 
 func TestTwoRunnersCannotShareADirectory(t *testing.T) {

@@ -2,10 +2,12 @@ package local
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/pratique-io/pratique/internal/egress"
 	"github.com/pratique-io/pratique/services/dispatch/internal/domain"
@@ -97,12 +99,21 @@ func (r *run) network(key string) network {
 		p := cfg.Egress[purpose]
 		denied := p.Denied
 		if purpose == egress.Source {
-			denied = append(slices.Clone(denied), cfg.Egress[egress.Quarantine].Allowed...)
+			denied = slices.Concat(denied, cfg.Egress[egress.Quarantine].Allowed, addressesOf(r.spec.Target))
 		}
 		out.Purposes[purpose] = policy{Allowed: p.Allowed, Denied: denied, CABundle: p.CABundle, Proxy: p.Proxy,
 			ProxyResolves: p.ProxyResolves}
 	}
 	return out
+}
+
+// addressesOf are the host:port under which a registry reference is reached. One with a public address stands on no list of exceptions.
+func addressesOf(reference string) []string {
+	host, _, _ := strings.Cut(reference, "/")
+	if _, _, err := net.SplitHostPort(host); err == nil {
+		return []string{host}
+	}
+	return []string{net.JoinHostPort(host, "443"), net.JoinHostPort(host, "80")}
 }
 
 // furnish makes the step's directory. It is given to the step's user last, so that nobody else has a hand in it before.
