@@ -135,7 +135,7 @@ func approve(t *testing.T, db *pg.DB, service *Service, repository string) uuid.
 	require.NoError(t, err)
 	for _, sub := range service.Subscriptions() {
 		if sub.Purpose == "requests" {
-			require.NoError(t, db.Work(t.Context(), func(tx pgx.Tx) error { return sub.Handle(t.Context(), tx, e) }))
+			require.NoError(t, db.Work(t.Context(), func(tx pgx.Tx) error { return sub.HandleBatch(t.Context(), tx, []event.Envelope{e})[0] }))
 		}
 	}
 	return id

@@ -94,10 +94,10 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 func (s *Service) Subscriptions() []bus.Subscription {
 	return []bus.Subscription{
 		directory.Subscription(),
-		{Purpose: "request", Types: []string{"pratique.intake.v1.RequestSubmitted", "pratique.intake.v1.RequestApproved"}, Handle: s.app.Requested},
+		{Purpose: "request", Types: []string{"pratique.intake.v1.RequestSubmitted", "pratique.intake.v1.RequestApproved"}, HandleBatch: s.app.RequestedAll},
 		{Purpose: "ended", Types: []string{"pratique.intake.v1.RequestRejected", "pratique.intake.v1.RequestWithdrawn"}, Handle: s.app.Ended},
 		{Purpose: "run", Types: []string{"pratique.dispatch.v1.RunStarted", "pratique.dispatch.v1.RunSucceeded",
-			"pratique.dispatch.v1.RunFailed", "pratique.dispatch.v1.RunCancelled"}, Handle: s.app.RunChanged},
+			"pratique.dispatch.v1.RunFailed", "pratique.dispatch.v1.RunCancelled"}, HandleBatch: s.app.RunsChanged},
 		{Purpose: "release", Types: []string{"pratique.release.v1.ImageReleased"}, Handle: s.app.Released},
 	}
 }

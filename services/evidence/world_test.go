@@ -136,7 +136,12 @@ func (w *world) hear(e event.Envelope) error {
 	w.t.Helper()
 	for _, s := range w.Subscriptions() {
 		if slices.Contains(s.Types, e.Type) {
-			return w.db.Work(w.t.Context(), func(tx pgx.Tx) error { return s.Handle(w.t.Context(), tx, e) })
+			return w.db.Work(w.t.Context(), func(tx pgx.Tx) error {
+				if s.HandleBatch != nil {
+					return s.HandleBatch(w.t.Context(), tx, []event.Envelope{e})[0]
+				}
+				return s.Handle(w.t.Context(), tx, e)
+			})
 		}
 	}
 	w.t.Fatalf("nobody consumes %s", e.Type)

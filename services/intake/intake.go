@@ -98,7 +98,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 func (s *Service) Subscriptions() []bus.Subscription {
 	return []bus.Subscription{
 		directory.Subscription(),
-		{Purpose: "decision", Types: app.DecisionTypes(), Handle: s.app.Decide},
+		{Purpose: "decision", Types: app.DecisionTypes(), HandleBatch: s.app.DecideAll},
 		{Purpose: "lifecycle", Types: app.FactTypes(), HandleBatch: s.app.Fold},
 		{Purpose: "timeline", Types: app.TimelineTypes(), HandleBatch: s.app.Trail},
 	}

@@ -78,6 +78,18 @@ func (r *requests) GetScanRequest(context.Context, *intakev1.GetImportRequestReq
 	return nil, status.Error(codes.NotFound, "")
 }
 
+// deliver hands events to one subscription, whichever kind of handler it has.
+func deliver(ctx context.Context, tx pgx.Tx, sub bus.Subscription, batch ...event.Envelope) []error {
+	if sub.HandleBatch != nil {
+		return sub.HandleBatch(ctx, tx, batch)
+	}
+	outcomes := make([]error, len(batch))
+	for i, e := range batch {
+		outcomes[i] = sub.Handle(ctx, tx, e)
+	}
+	return outcomes
+}
+
 // tell hands an event to every subscription that wants it, as the bus would.
 func (b *bundle) tell(id uuid.UUID, msg proto.Message) error {
 	b.t.Helper()
@@ -89,7 +101,7 @@ func (b *bundle) tell(id uuid.UUID, msg proto.Message) error {
 			if name != e.Type {
 				continue
 			}
-			if err := b.db.Work(b.t.Context(), func(tx pgx.Tx) error { return sub.Handle(b.t.Context(), tx, e) }); err != nil {
+			if err := b.db.Work(b.t.Context(), func(tx pgx.Tx) error { return deliver(b.t.Context(), tx, sub, e)[0] }); err != nil {
 				return err
 			}
 		}

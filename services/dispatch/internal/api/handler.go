@@ -27,37 +27,66 @@ func (h Handler) Subscriptions() []bus.Subscription {
 		told = append(told, name)
 	}
 	return []bus.Subscription{
-		{Purpose: "requests", Types: []string{typeOf(&intakev1.RequestApproved{}), typeOf(&intakev1.RequestWithdrawn{})}, Handle: h.request},
-		{Purpose: "lifecycle", Types: sorted(told), Handle: h.tell},
+		{Purpose: "requests", Types: []string{typeOf(&intakev1.RequestApproved{}), typeOf(&intakev1.RequestWithdrawn{})}, HandleBatch: h.requests},
+		{Purpose: "lifecycle", Types: sorted(told), HandleBatch: h.tell},
 	}
 }
 
 func typeOf(msg proto.Message) string { return string(msg.ProtoReflect().Descriptor().FullName()) }
 
-func (h Handler) request(ctx context.Context, tx pgx.Tx, e event.Envelope) error {
-	switch e.Type {
-	case typeOf(&intakev1.RequestApproved{}):
-		return h.approved(ctx, tx, e)
-	case typeOf(&intakev1.RequestWithdrawn{}):
-		return h.withdrawn(ctx, tx, e)
+// requests handles a batch, one outcome per event. The approvals that come first for their request are taken in together; then follows
+// whatever else the batch says, in its order, so that the events of one request keep theirs.
+func (h Handler) requests(ctx context.Context, tx pgx.Tx, batch []event.Envelope) []error {
+	outcomes := make([]error, len(batch))
+	seen := map[uuid.UUID]bool{}
+	var first, rest []int
+	for i, e := range batch {
+		if e.Type == typeOf(&intakev1.RequestApproved{}) && !seen[e.Aggregate()] {
+			first = append(first, i)
+		} else {
+			rest = append(rest, i)
+		}
+		seen[e.Aggregate()] = true
 	}
-	return bus.Discard("unknown_type")
+	h.approved(ctx, tx, batch, first, outcomes)
+	for _, i := range rest {
+		switch e := batch[i]; e.Type {
+		case typeOf(&intakev1.RequestApproved{}):
+			h.approved(ctx, tx, batch, []int{i}, outcomes)
+		case typeOf(&intakev1.RequestWithdrawn{}):
+			outcomes[i] = h.withdrawn(event.WithCause(ctx, e), tx, e)
+		default:
+			outcomes[i] = bus.Discard("unknown_type")
+		}
+	}
+	return outcomes
 }
 
-func (h Handler) approved(ctx context.Context, tx pgx.Tx, e event.Envelope) error {
-	var msg intakev1.RequestApproved
-	if err := decode(e, &msg); err != nil {
-		return err
+// approved takes in the approvals at the given places of the batch, of different requests. A database error is the outcome of all of them.
+func (h Handler) approved(ctx context.Context, tx pgx.Tx, batch []event.Envelope, at []int, outcomes []error) {
+	var list []app.Approval
+	var from []int
+	for _, i := range at {
+		e, msg := batch[i], &intakev1.RequestApproved{}
+		if outcomes[i] = decode(e, msg); outcomes[i] != nil {
+			continue
+		}
+		from = append(from, i)
+		list = append(list, app.Approval{
+			Request: e.Aggregate(), Tenant: e.Tenant(), RequestType: msg.GetRequestType(), SourceRegistry: msg.GetSourceRegistry(),
+			SourceImageRef: msg.GetSourceImageRef(), SourceDigest: msg.GetSourceImageDigest(), RegistryAuth: msg.GetRegistryAuthId(),
+			DecidedBy: msg.GetDecidedBy(), Cause: e,
+		})
 	}
-	added, err := h.App.Queue(ctx, tx, app.Approval{
-		Request: e.Aggregate(), Tenant: e.Tenant(), RequestType: msg.GetRequestType(), SourceRegistry: msg.GetSourceRegistry(),
-		SourceImageRef: msg.GetSourceImageRef(), SourceDigest: msg.GetSourceImageDigest(), RegistryAuth: msg.GetRegistryAuthId(),
-		DecidedBy: msg.GetDecidedBy(),
-	})
-	if err == nil && !added {
-		return bus.Discard("known")
+	added, err := h.App.QueueAll(ctx, tx, list)
+	for n, i := range from {
+		switch {
+		case err != nil:
+			outcomes[i] = err
+		case !added[n]:
+			outcomes[i] = bus.Discard("known")
+		}
 	}
-	return err
 }
 
 func (h Handler) withdrawn(ctx context.Context, tx pgx.Tx, e event.Envelope) error {

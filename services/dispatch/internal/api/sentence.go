@@ -122,16 +122,36 @@ func sorted(list []string) []string {
 	return list
 }
 
-// tell writes the sentence of an event. The line has the time at which the fact became true, not at which we heard of it.
-func (h Handler) tell(ctx context.Context, tx pgx.Tx, e event.Envelope) error {
-	render, known := sentences[e.Type]
-	if !known {
-		return bus.Discard("unknown_type")
+// tell writes the sentences of a batch, one outcome per event. The lines have the time at which the fact became true, not at which we heard
+// of it. A database error is the outcome of all that were to be written.
+func (h Handler) tell(ctx context.Context, tx pgx.Tx, batch []event.Envelope) []error {
+	outcomes := make([]error, len(batch))
+	entries := make([]store.Entry, 0, len(batch))
+	for i, e := range batch {
+		render, known := sentences[e.Type]
+		if !known {
+			outcomes[i] = bus.Discard("unknown_type")
+			continue
+		}
+		line, err := render(e)
+		if err != nil {
+			outcomes[i] = err
+			continue
+		}
+		entries = append(entries, store.Entry{Tenant: e.Tenant(), Request: e.Aggregate(), Closes: line.closes,
+			Line: store.Line{Level: line.level, At: e.Time.UTC(), Message: runner.Clean(line.text, runner.MaxLineBytes)}})
 	}
-	line, err := render(e)
-	if err != nil {
-		return err
+	if err := h.App.Tell(ctx, tx, entries); err != nil {
+		spread(outcomes, err)
 	}
-	return h.App.Tell(ctx, tx, e.Tenant(), e.Aggregate(), store.Line{Level: line.level, At: e.Time.UTC(),
-		Message: runner.Clean(line.text, runner.MaxLineBytes)}, line.closes)
+	return outcomes
+}
+
+// spread gives an error of the database to every event that has no outcome of its own.
+func spread(outcomes []error, err error) {
+	for i := range outcomes {
+		if outcomes[i] == nil {
+			outcomes[i] = err
+		}
+	}
 }

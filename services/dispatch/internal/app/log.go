@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pratique-io/pratique/services/dispatch/internal/domain"
@@ -27,7 +26,7 @@ func (a *App) TakeLines(ctx context.Context, tx pgx.Tx, run domain.Attempt, line
 	if err != nil {
 		return err
 	}
-	var add []store.Line
+	var add []store.Entry
 	for _, l := range lines {
 		if l.Number <= cursor {
 			continue
@@ -38,25 +37,21 @@ func (a *App) TakeLines(ctx context.Context, tx pgx.Tx, run domain.Attempt, line
 		switch {
 		case last:
 			line.Step, line.Level, line.Message = "", "warn", runner.TruncationMessage
-			add = append(add, line)
-		case admitted:
-			add = append(add, line)
+		case !admitted:
+			continue
 		}
+		add = append(add, store.Entry{Tenant: run.Tenant, Request: run.Request, Line: line})
 	}
-	if err := store.AddLines(ctx, tx, run.Tenant, run.Request, add); err != nil {
+	if err := store.AddLines(ctx, tx, add); err != nil {
 		return err
 	}
 	return store.SetLogCursor(ctx, tx, run.ID, cursor, budget)
 }
 
-// Tell adds one lifecycle line. closes marks the end of a request that never runs.
-func (a *App) Tell(ctx context.Context, tx pgx.Tx, tenant, request uuid.UUID, line store.Line, closes bool) error {
-	line.Source = SourceLifecycle
-	if err := store.AddLines(ctx, tx, tenant, request, []store.Line{line}); err != nil {
-		return err
+// Tell adds lifecycle lines, in order. One that closes marks the end of a request that never runs.
+func (a *App) Tell(ctx context.Context, tx pgx.Tx, entries []store.Entry) error {
+	for i := range entries {
+		entries[i].Line.Source = SourceLifecycle
 	}
-	if closes {
-		return store.CloseLog(ctx, tx, request)
-	}
-	return nil
+	return store.AddLines(ctx, tx, entries)
 }

@@ -20,42 +20,50 @@ type Line struct {
 	At       time.Time
 }
 
-const addLinesSQL = `with head as (
-	insert into log_head as h (import_id, tenant_id, last_sequence) values (@import_id, @tenant_id, @count)
-	on conflict (import_id) do update set last_sequence = h.last_sequence + @count
-	returning last_sequence
+// Entry is a line on its way into the log of a request.
+type Entry struct {
+	Tenant, Request uuid.UUID
+	Line            Line
+	Closes          bool // the request ended without a run: nobody waits for more lines
+}
+
+// Heads are taken in the order of their ids, so that two batches cannot wait for each other.
+const addLinesSQL = `with line as (
+	select l.*, row_number() over (partition by import_id order by n) as position
+	from unnest(@tenants::uuid[], @requests::uuid[], @closes::boolean[], @sources::text[], @runs::uuid[], @steps::text[], @levels::text[],
+		@messages::text[], @ats::timestamptz[])
+		with ordinality as l (tenant_id, import_id, closes, source, run_id, step, level, message, at, n)
+), head as (
+	insert into log_head as h (import_id, tenant_id, last_sequence, closed)
+	select import_id, (array_agg(tenant_id order by n))[1], count(*), bool_or(closes) from line group by import_id order by import_id
+	on conflict (import_id) do update set last_sequence = h.last_sequence + excluded.last_sequence, closed = h.closed or excluded.closed
+	returning import_id, last_sequence
+), many as (
+	select import_id, count(*) as lines from line group by import_id
 )
 insert into log_line (tenant_id, import_id, sequence, source, run_id, step, level, message, at)
-select @tenant_id, @import_id, head.last_sequence - @count + l.position, l.source, l.run_id, l.step, l.level, l.message, l.at
-from head, unnest(@sources::text[], @runs::uuid[], @steps::text[], @levels::text[], @messages::text[], @ats::timestamptz[])
-	with ordinality as l (source, run_id, step, level, message, at, position)`
+select line.tenant_id, import_id, head.last_sequence - many.lines + line.position, line.source, line.run_id, line.step, line.level,
+	line.message, line.at
+from line join head using (import_id) join many using (import_id)`
 
-// AddLines appends lines to the log of a request, in order. It holds the head until the transaction ends.
-func AddLines(ctx context.Context, tx pgx.Tx, tenant, request uuid.UUID, lines []Line) error {
-	if len(lines) == 0 {
+// AddLines appends lines to the logs of their requests, in order, in one statement. It holds the heads until the transaction ends.
+func AddLines(ctx context.Context, tx pgx.Tx, entries []Entry) error {
+	if len(entries) == 0 {
 		return nil
 	}
-	var sources, steps, levels, messages []string
-	var runs []*uuid.UUID
-	var ats []time.Time
-	for _, l := range lines {
-		sources, steps, levels = append(sources, l.Source), append(steps, l.Step), append(levels, l.Level)
-		messages, runs, ats = append(messages, l.Message), append(runs, nullID(l.Run)), append(ats, l.At)
+	n := len(entries)
+	tenants, requests, runs := make([]uuid.UUID, n), make([]uuid.UUID, n), make([]*uuid.UUID, n)
+	sources, steps, levels, messages := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	closes, ats := make([]bool, n), make([]time.Time, n)
+	for i, e := range entries {
+		l := e.Line
+		tenants[i], requests[i], closes[i], runs[i] = e.Tenant, e.Request, e.Closes, nullID(l.Run)
+		sources[i], steps[i], levels[i], messages[i], ats[i] = l.Source, l.Step, l.Level, l.Message, l.At
 	}
-	_, err := tx.Exec(ctx, addLinesSQL, pgx.NamedArgs{"tenant_id": tenant, "import_id": request, "count": len(lines), "sources": sources,
+	_, err := tx.Exec(ctx, addLinesSQL, pgx.NamedArgs{"tenants": tenants, "requests": requests, "closes": closes, "sources": sources,
 		"runs": runs, "steps": steps, "levels": levels, "messages": messages, "ats": ats})
 	if err != nil {
 		return fmt.Errorf("add log lines: %w", err)
-	}
-	return nil
-}
-
-const closeLogSQL = `update log_head set closed = true where import_id = @import_id`
-
-// CloseLog notes that the request ended without a run: nobody waits for more lines.
-func CloseLog(ctx context.Context, tx pgx.Tx, request uuid.UUID) error {
-	if _, err := tx.Exec(ctx, closeLogSQL, pgx.NamedArgs{"import_id": request}); err != nil {
-		return fmt.Errorf("close log: %w", err)
 	}
 	return nil
 }

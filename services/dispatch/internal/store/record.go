@@ -130,19 +130,6 @@ func nullID(id uuid.UUID) *uuid.UUID {
 	return &id
 }
 
-const firstTransitionSQL = `insert into transition (tenant_id, import_id, version, from_state, to_state, verb, actor, reason, event_id, at)
-values (@tenant_id, @import_id, @version, '', @to_state, @verb, @actor, @reason, @event_id, @at)`
-
-// FirstTransition records how a record came to be.
-func FirstTransition(ctx context.Context, tx pgx.Tx, r domain.Record, t domain.Transition) error {
-	_, err := tx.Exec(ctx, firstTransitionSQL, pgx.NamedArgs{"tenant_id": r.Tenant, "import_id": r.ID, "version": r.Version,
-		"to_state": t.To, "verb": t.Verb, "actor": t.Actor, "reason": t.Reason, "event_id": nullID(t.Event), "at": t.At})
-	if err != nil {
-		return fmt.Errorf("insert transition: %w", err)
-	}
-	return nil
-}
-
 const askCancelSQL = `update dispatch_record set cancel_at = @at, cancel_reason = @reason, due_at = least(due_at, @at)
 where id = @id and cancel_at is null and state in ('starting', 'running')`
 

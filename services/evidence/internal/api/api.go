@@ -142,7 +142,7 @@ func (s *Policy) GetQuarantinePolicy(ctx context.Context, req *evidencev1.GetQua
 	switch {
 	case req.TenantId == nil && !req.GetAllTenants():
 		problems.Add("tenant_id", "give either tenant_id or all_tenants=true")
-	case req.TenantId != nil && req.AllTenants != nil:
+	case req.TenantId != nil && req.GetAllTenants():
 		problems.Add("tenant_id", "give only one of tenant_id and all_tenants")
 		problems.Add("all_tenants", "give only one of tenant_id and all_tenants")
 	case req.TenantId != nil:

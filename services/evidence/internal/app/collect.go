@@ -102,13 +102,17 @@ func tagOf(run string) string {
 }
 
 // failed decides between trying again and deciding for good.
+// leastTries is how often a registry is asked before its silence counts as an answer.
+const leastTries = 5
+
 func (a *App) failed(ctx context.Context, b *domain.Bundle, cause error) error {
 	var refused *collect.Refused
 	if errors.As(cause, &refused) {
 		return a.refuse(ctx, b, refused.Kind, refused.Text)
 	}
 	now := a.now()
-	if now.Sub(b.Since) >= a.CollectFor {
+	// After an outage of ours the time may be over before anybody has tried: one failure then proves nothing.
+	if now.Sub(b.Since) >= a.CollectFor && b.Tries+1 >= leastTries {
 		return a.refuse(ctx, b, string(document.Source), fmt.Sprintf("the documents could not be fetched for %s: %s", a.CollectFor, brief(cause)))
 	}
 	a.Log.WarnContext(ctx, "evidence could not be collected, trying again", "tenant_id", b.Tenant, "request_id", b.ID, "run_id", b.Run,

@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/proto"
 
-	dispatchv1 "github.com/pratique-io/pratique/gen/pratique/dispatch/v1"
 	intakev1 "github.com/pratique-io/pratique/gen/pratique/intake/v1"
 	releasev1 "github.com/pratique-io/pratique/gen/pratique/release/v1"
 	"github.com/pratique-io/pratique/internal/bus"
@@ -27,37 +28,85 @@ const (
 	collected = "already_collected"
 )
 
-// Requested takes RequestSubmitted and RequestApproved into the projection.
+// Requested is RequestedAll for one event.
 func (a *App) Requested(ctx context.Context, tx pgx.Tx, e event.Envelope) error {
+	return a.RequestedAll(ctx, tx, []event.Envelope{e})[0]
+}
+
+// RequestedAll takes a batch of RequestSubmitted and RequestApproved into the projection, one outcome per event. First goes the first event
+// of each request in one statement, then the second of each, and so on: each request hears its events in the order of the batch. A database
+// error is the outcome of all that were to be written.
+func (a *App) RequestedAll(ctx context.Context, tx pgx.Tx, batch []event.Envelope) []error {
+	outcomes := make([]error, len(batch))
+	type wave struct {
+		list []store.Heard
+		from []int
+	}
+	var waves []wave
+	turn := map[uuid.UUID]int{}
+	for i, e := range batch {
+		r, err := requestOf(e)
+		if err != nil {
+			outcomes[i] = bus.Poison(err)
+			continue
+		}
+		n := turn[r.ID]
+		if turn[r.ID]++; n == len(waves) {
+			waves = append(waves, wave{})
+		}
+		waves[n].list, waves[n].from = append(waves[n].list, store.Heard{Request: r, Sequence: e.Sequence}), append(waves[n].from, i)
+	}
+	for _, w := range waves {
+		news, err := store.PutRequests(ctx, tx, w.list, a.now())
+		if err != nil {
+			return spread(outcomes, err)
+		}
+		for n, i := range w.from {
+			if !news[w.list[n].Request.ID] {
+				outcomes[i] = bus.Discard(older)
+			}
+		}
+	}
+	return outcomes
+}
+
+// spread gives an error of the database to every event that has no outcome of its own.
+func spread(outcomes []error, err error) []error {
+	for i := range outcomes {
+		if outcomes[i] == nil {
+			outcomes[i] = err
+		}
+	}
+	return outcomes
+}
+
+// requestOf reads what an event of intake says about a request.
+func requestOf(e event.Envelope) (domain.Request, error) {
 	r := domain.Request{ID: e.Aggregate(), Tenant: e.Tenant()}
 	var tenant string
 	switch e.Type {
 	case typeOf(&intakev1.RequestSubmitted{}):
 		var m intakev1.RequestSubmitted
 		if err := e.Decode(&m); err != nil {
-			return bus.Poison(err)
+			return r, err
 		}
 		r.Type, r.Digest, tenant = m.GetRequestType(), m.GetSourceImageDigest(), m.GetTenantId()
 	case typeOf(&intakev1.RequestApproved{}):
 		var m intakev1.RequestApproved
 		if err := e.Decode(&m); err != nil {
-			return bus.Poison(err)
+			return r, err
 		}
 		r.Type, r.Digest, tenant, r.Approved = m.GetRequestType(), m.GetSourceImageDigest(), m.GetTenantId(), true
 	default:
-		return bus.Poison(fmt.Errorf("%s is not a request's event", e.Type))
+		return r, fmt.Errorf("%s is not a request's event", e.Type)
 	}
 	if r.Tenant == uuid.Nil || tenant != r.Tenant.String() || !oci.Digest(r.Digest).Valid() {
-		return bus.Poison(fmt.Errorf("request %s without tenant or digest", r.ID))
+		return r, fmt.Errorf("request %s without tenant or digest", r.ID)
 	}
 	if r.Type != domain.Scan && r.Type != "quarantine" {
-		return bus.Poison(fmt.Errorf("request %s of the unknown type %q", r.ID, r.Type))
+		return r, fmt.Errorf("request %s of the unknown type %q", r.ID, r.Type)
 	}
-	news, err := store.PutRequest(ctx, tx, r, e.Sequence, a.now())
-	if err == nil && !news {
-		return bus.Discard(older)
-	}
-	return err
+	return r, nil
 }
 
 // Ended takes RequestRejected and RequestWithdrawn: nothing more will be collected, and the copy has to go.
@@ -101,15 +150,21 @@ func (a *App) load(ctx context.Context, tx pgx.Tx, e event.Envelope) (domain.Req
 
 // abandon ends a bundle that waits for a run; one that is past waiting goes on, since its documents are worth keeping.
 func (a *App) abandon(ctx context.Context, tx pgx.Tx, b *domain.Bundle, e event.Envelope, reason string) error {
-	b.UpdatedAt = a.now()
-	if b.State != domain.Awaiting {
-		return store.SaveBundle(ctx, tx, b, uuid.Nil)
-	}
-	move, err := b.Move(domain.Abandon, actor, reason, a.now())
+	moves, err := a.abandoned(b, reason)
 	if err != nil {
 		return err
 	}
-	return store.SaveBundle(ctx, tx, b, causeOf(e), move)
+	return store.SaveBundle(ctx, tx, b, causeOf(e), moves...)
+}
+
+// abandoned is abandon before it is saved.
+func (a *App) abandoned(b *domain.Bundle, reason string) ([]domain.Transition, error) {
+	b.UpdatedAt = a.now()
+	if b.State != domain.Awaiting {
+		return nil, nil
+	}
+	move, err := b.Move(domain.Abandon, actor, reason, a.now())
+	return []domain.Transition{move}, err
 }
 
 func causeOf(e event.Envelope) uuid.UUID {
@@ -122,88 +177,29 @@ func causeOf(e event.Envelope) uuid.UUID {
 
 // condemn says that the copy of a request has to go. The first reason stays.
 func (a *App) condemn(ctx context.Context, tx pgx.Tx, r domain.Request, reason string) error {
-	c, err := store.LockCopy(ctx, tx, r, a.now())
-	if err != nil {
-		return err
-	}
-	to, err := domain.NextCopy(c.State, domain.Condemn)
-	if err != nil {
-		return err
-	}
-	if c.State != domain.ToRemove || c.Reason == "" {
-		c.Reason = reason
-	}
-	c.State = to
-	return store.CondemnCopy(ctx, tx, c, a.now())
+	return a.condemnAll(ctx, tx, []domain.Request{r}, map[uuid.UUID]string{r.ID: reason})
 }
 
-// RunChanged takes RunStarted, RunSucceeded, RunFailed and RunCancelled.
-func (a *App) RunChanged(ctx context.Context, tx pgx.Tx, e event.Envelope) error {
-	r, b, err := a.load(ctx, tx, e)
+// condemnAll makes the copies of requests where there are none, and condemns those that a reason is given for.
+func (a *App) condemnAll(ctx context.Context, tx pgx.Tx, list []domain.Request, reasons map[uuid.UUID]string) error {
+	if err := store.MakeCopies(ctx, tx, list, a.now()); err != nil || len(reasons) == 0 {
+		return err
+	}
+	copies, err := store.LockCopies(ctx, tx, slices.Collect(maps.Keys(reasons)))
 	if err != nil {
 		return err
 	}
-	if e.Sequence <= b.DispatchSequence {
-		return bus.Discard(older)
-	}
-	if e.Type == typeOf(&dispatchv1.RunSucceeded{}) {
-		return a.succeeded(ctx, tx, r, b, e)
-	}
-	b.DispatchSequence, b.RunState, b.UpdatedAt = e.Sequence, domain.Ended, a.now()
-	if e.Type == typeOf(&dispatchv1.RunStarted{}) {
-		b.RunState = domain.Running
-		if _, err := store.LockCopy(ctx, tx, r, a.now()); err != nil { // from now on there may be something to remove
+	for _, c := range copies {
+		to, err := domain.NextCopy(c.State, domain.Condemn)
+		if err != nil {
 			return err
 		}
-		return store.SaveBundle(ctx, tx, b, uuid.Nil)
-	}
-	if b.State != domain.Awaiting && b.State != domain.Abandoned {
-		return bus.Discard(collected)
-	}
-	reason := domain.ReasonFailed
-	if r.Outcome != "" {
-		reason = r.Outcome
-	}
-	if err := a.abandon(ctx, tx, b, e, reason); err != nil {
-		return err
-	}
-	return a.condemn(ctx, tx, r, reason)
-}
-
-// succeeded notes what has to be collected. Only an approved request is: the approval is intake's word, and it may still be on its way.
-func (a *App) succeeded(ctx context.Context, tx pgx.Tx, r domain.Request, b *domain.Bundle, e event.Envelope) error {
-	var m dispatchv1.RunSucceeded
-	if err := e.Decode(&m); err != nil {
-		return bus.Poison(err)
-	}
-	b.DispatchSequence, b.RunState, b.UpdatedAt = e.Sequence, domain.Ended, a.now()
-	switch {
-	case b.State == domain.Abandoned: // withdrawn while it ran
-		if err := store.SaveBundle(ctx, tx, b, uuid.Nil); err != nil {
-			return err
+		if c.State != domain.ToRemove || c.Reason == "" {
+			c.Reason = reasons[c.ID]
 		}
-		reason := r.Outcome
-		if reason == "" {
-			reason = domain.ReasonFailed
-		}
-		return a.condemn(ctx, tx, r, reason)
-	case b.State != domain.Awaiting:
-		return bus.Discard(collected)
-	case !r.Approved:
-		return bus.Early(notYes)
-	case m.GetRunId() == "":
-		return bus.Poison(errors.New("a run without an id succeeded"))
+		c.State = to
 	}
-	b.Digest, b.Run, b.Attempt, b.Image, b.Repository = r.Digest, m.GetRunId(), int(m.GetAttempt()), m.GetImageDigest(), m.GetQuarantineRepository()
-	b.Artifacts, b.Since, b.Tries = m.GetDocuments(), a.now(), 0
-	if _, err := store.LockCopy(ctx, tx, r, a.now()); err != nil {
-		return err
-	}
-	move, err := b.Move(domain.Collect, actor, "", a.now())
-	if err != nil {
-		return err
-	}
-	return store.SaveBundle(ctx, tx, b, causeOf(e), move)
+	return store.CondemnCopies(ctx, tx, copies, a.now())
 }
 
 // Released takes ImageReleased: the trusted copy is the one to use now.

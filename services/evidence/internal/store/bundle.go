@@ -19,7 +19,10 @@ const bundleColumns = `id, tenant_id, state, version, digest, run_id, attempt, i
 
 const selectBundle = `select ` + bundleColumns + ` from bundle where id = @id and (@tenant::uuid is null or tenant_id = @tenant)`
 
-const lockBundle = `select ` + bundleColumns + ` from bundle where id = @id for update`
+const (
+	lockBundle  = `select ` + bundleColumns + ` from bundle where id = @id for update`
+	lockBundles = `select ` + bundleColumns + ` from bundle where id = any(@ids) order by id for update`
+)
 
 func scanBundle(row pgx.CollectableRow) (*domain.Bundle, error) {
 	b := new(domain.Bundle)
@@ -59,50 +62,21 @@ func LockBundle(ctx context.Context, tx pgx.Tx, id uuid.UUID) (*domain.Bundle, e
 	return oneBundle(ctx, tx, lockBundle, pgx.NamedArgs{"id": id})
 }
 
-const saveBundle = `
-update bundle
-set state = @state, version = @version, run_id = @run, attempt = @attempt, image_digest = @image, repository = @repository,
-	artifacts = @artifacts, evidence_hash = @hash, facts = @facts, recorded_at = @recorded, expires_at = @expires, run_state = @run_state,
-	dispatch_sequence = @dispatch, decision_version = @decision, collect_since_at = @since, tries = @tries,
-	leased_until = case when @state = 'collecting' then leased_until else '-infinity' end, updated_at = @now
-where id = @id and version = @was and lease_token = @lease`
-
-const insertTransition = `
-insert into bundle_transition (tenant_id, bundle_id, version, verb, from_state, to_state, actor, reason, event_id, cause_id, at)
-values (@tenant, @id, @version, @verb, @from, @to, @actor, @reason, @event, @cause, @at)`
-
-// SaveBundle writes a bundle as it shall be, guarded by the version and lease it was read with, and appends what moved it there.
-func SaveBundle(ctx context.Context, tx pgx.Tx, b *domain.Bundle, cause uuid.UUID, moves ...domain.Transition) error {
-	artifacts, err := toJSON(b.Artifacts)
+// LockBundles reads several and holds them, in the order of their ids so that two batches cannot wait for each other.
+func LockBundles(ctx context.Context, tx pgx.Tx, ids []uuid.UUID) (map[uuid.UUID]*domain.Bundle, error) {
+	rows, err := tx.Query(ctx, lockBundles, pgx.NamedArgs{"ids": ids})
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("lock bundles: %w", err)
 	}
-	facts, err := toJSON(b.Evidence)
+	list, err := pgx.CollectRows(rows, scanBundle)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("lock bundles: %w", err)
 	}
-	tag, err := tx.Exec(ctx, saveBundle, pgx.NamedArgs{
-		"id": b.ID, "was": b.Version - int64(len(moves)), "lease": b.Lease, "state": string(b.State), "version": b.Version, "run": b.Run,
-		"attempt": b.Attempt, "image": b.Image, "repository": b.Repository, "artifacts": artifacts, "hash": b.Hash, "facts": facts,
-		"recorded": orNull(b.RecordedAt), "expires": orNull(b.ExpiresAt), "run_state": string(b.RunState), "dispatch": b.DispatchSequence,
-		"decision": b.DecisionVersion, "since": orNull(b.Since), "tries": b.Tries, "now": b.UpdatedAt,
-	})
-	if err != nil {
-		return fmt.Errorf("save bundle: %w", err)
+	out := make(map[uuid.UUID]*domain.Bundle, len(list))
+	for _, b := range list {
+		out[b.ID] = b
 	}
-	if tag.RowsAffected() == 0 {
-		return fmt.Errorf("save bundle: %w", ErrLost)
-	}
-	for _, m := range moves {
-		_, err := tx.Exec(ctx, insertTransition, pgx.NamedArgs{
-			"tenant": b.Tenant, "id": b.ID, "version": m.Version, "verb": string(m.Verb), "from": string(m.From), "to": string(m.To),
-			"actor": m.Actor, "reason": m.Reason, "event": idOrNull(m.Event), "cause": idOrNull(cause), "at": m.At,
-		})
-		if err != nil {
-			return fmt.Errorf("append transition: %w", err)
-		}
-	}
-	return nil
+	return out, nil
 }
 
 func idOrNull(id uuid.UUID) *uuid.UUID {

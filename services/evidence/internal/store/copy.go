@@ -30,30 +30,52 @@ func guarded(ctx context.Context, db Execer, query string, args pgx.NamedArgs) e
 	return nil
 }
 
-const insertCopy = `
+const insertCopies = `
 insert into quarantine_copy (id, tenant_id, repository, digest, state, created_at, updated_at)
-values (@id, @tenant, @repository, @digest, 'present', @now, @now)
+select id, tenant_id, repository, digest, 'present', @now, @now
+from unnest(@ids::uuid[], @tenants::uuid[], @repositories::text[], @digests::text[]) as n (id, tenant_id, repository, digest)
+order by id
 on conflict (id) do nothing`
 
-const lockCopy = `
-select id, tenant_id, repository, digest, state, reason, inventory, told_at is not null from quarantine_copy where id = @id for update`
-
-// LockCopy reads the copy of a request and holds it, making its row when there is none.
-func LockCopy(ctx context.Context, tx pgx.Tx, r domain.Request, now time.Time) (*domain.Copy, error) {
-	_, err := tx.Exec(ctx, insertCopy, pgx.NamedArgs{"id": r.ID, "tenant": r.Tenant, "digest": r.Digest, "now": now,
-		"repository": domain.Repository(r.Tenant, r.ID)})
-	if err != nil {
-		return nil, fmt.Errorf("make copy: %w", err)
+// MakeCopies makes the rows of the copies of requests, where there are none.
+func MakeCopies(ctx context.Context, tx pgx.Tx, list []domain.Request, now time.Time) error {
+	if len(list) == 0 {
+		return nil
 	}
-	return readCopy(ctx, tx, r.ID)
+	n := len(list)
+	ids, tenants, repositories, digests := make([]uuid.UUID, n), make([]uuid.UUID, n), make([]string, n), make([]string, n)
+	for i, r := range list {
+		ids[i], tenants[i], repositories[i], digests[i] = r.ID, r.Tenant, domain.Repository(r.Tenant, r.ID), r.Digest
+	}
+	_, err := tx.Exec(ctx, insertCopies, pgx.NamedArgs{"ids": ids, "tenants": tenants, "repositories": repositories, "digests": digests, "now": now})
+	if err != nil {
+		return fmt.Errorf("make copies: %w", err)
+	}
+	return nil
 }
 
-func readCopy(ctx context.Context, tx pgx.Tx, id uuid.UUID) (*domain.Copy, error) {
+const lockCopies = `
+select id, tenant_id, repository, digest, state, reason, inventory, told_at is not null
+from quarantine_copy where id = any(@ids) order by id for update`
+
+// LockCopies reads copies and holds them, in the order of their ids so that two batches cannot wait for each other.
+func LockCopies(ctx context.Context, tx pgx.Tx, ids []uuid.UUID) ([]*domain.Copy, error) {
+	rows, err := tx.Query(ctx, lockCopies, pgx.NamedArgs{"ids": ids})
+	if err != nil {
+		return nil, fmt.Errorf("lock copies: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, scanCopy)
+	if err != nil {
+		return nil, fmt.Errorf("lock copies: %w", err)
+	}
+	return list, nil
+}
+
+func scanCopy(row pgx.CollectableRow) (*domain.Copy, error) {
 	c := new(domain.Copy)
 	var inventory []byte
-	err := tx.QueryRow(ctx, lockCopy, pgx.NamedArgs{"id": id}).Scan(&c.ID, &c.Tenant, &c.Repository, &c.Digest, &c.State, &c.Reason,
-		&inventory, &c.Told)
-	if err := found("read copy", err); err != nil {
+	err := row.Scan(&c.ID, &c.Tenant, &c.Repository, &c.Digest, &c.State, &c.Reason, &inventory, &c.Told)
+	if err != nil {
 		return nil, err
 	}
 	if err := json.Unmarshal(inventory, &c.Inventory); err != nil {
@@ -62,17 +84,38 @@ func readCopy(ctx context.Context, tx pgx.Tx, id uuid.UUID) (*domain.Copy, error
 	return c, nil
 }
 
-// The lease token is raised: whoever was removing the copy has looked at it before it was condemned again.
-const condemnCopy = `
-update quarantine_copy
-set state = @state, reason = @reason, due_at = @now, tries = 0, lease_token = lease_token + 1, leased_until = '-infinity', updated_at = @now
-where id = @id`
-
-// CondemnCopy writes that the copy has to go.
-func CondemnCopy(ctx context.Context, tx pgx.Tx, c *domain.Copy, now time.Time) error {
-	_, err := tx.Exec(ctx, condemnCopy, pgx.NamedArgs{"id": c.ID, "state": string(c.State), "reason": c.Reason, "now": now})
+// readCopy reads one and holds it; ErrNone when there is none.
+func readCopy(ctx context.Context, tx pgx.Tx, id uuid.UUID) (*domain.Copy, error) {
+	list, err := LockCopies(ctx, tx, []uuid.UUID{id})
 	if err != nil {
-		return fmt.Errorf("condemn copy: %w", err)
+		return nil, err
+	}
+	if len(list) == 0 {
+		return nil, fmt.Errorf("read copy: %w", ErrNone)
+	}
+	return list[0], nil
+}
+
+// The lease token is raised: whoever was removing the copy has looked at it before it was condemned again.
+const condemnCopies = `
+update quarantine_copy as c
+set state = n.state, reason = n.reason, due_at = @now, tries = 0, lease_token = c.lease_token + 1, leased_until = '-infinity', updated_at = @now
+from unnest(@ids::uuid[], @states::text[], @reasons::text[]) as n (id, state, reason)
+where c.id = n.id`
+
+// CondemnCopies writes that copies have to go.
+func CondemnCopies(ctx context.Context, tx pgx.Tx, list []*domain.Copy, now time.Time) error {
+	if len(list) == 0 {
+		return nil
+	}
+	n := len(list)
+	ids, states, reasons := make([]uuid.UUID, n), make([]string, n), make([]string, n)
+	for i, c := range list {
+		ids[i], states[i], reasons[i] = c.ID, string(c.State), c.Reason
+	}
+	_, err := tx.Exec(ctx, condemnCopies, pgx.NamedArgs{"ids": ids, "states": states, "reasons": reasons, "now": now})
+	if err != nil {
+		return fmt.Errorf("condemn copies: %w", err)
 	}
 	return nil
 }
