@@ -89,6 +89,10 @@ func (g *Gateway) door(route Route) http.Handler {
 }
 
 func (g *Gateway) readCall(w http.ResponseWriter, r *http.Request, route Route) ([]byte, error) {
+	// Who calls comes first. Whether a token is good only the service can tell; that there is none can be told here.
+	if r.Header.Get(headerAuthorization) == "" {
+		return nil, fault.New(errorsv1.Reason_REASON_UNAUTHORIZED, "the call carried no credential")
+	}
 	values := map[string]string{}
 	for _, name := range route.pathFields() {
 		values[name] = r.PathValue(name)

@@ -140,6 +140,7 @@ func TestOtherMediaTypesAreRefused(t *testing.T) {
 	require.Equal(t, http.StatusCreated, s.send("POST", createPath, "").status, "no body needs no type")
 	request, err := http.NewRequestWithContext(t.Context(), "POST", s.url+createPath, strings.NewReader("{}"))
 	require.NoError(t, err)
+	request.Header.Set(headerAuthorization, "Bearer somebody")
 	response, err := http.DefaultClient.Do(request)
 	require.NoError(t, err)
 	require.NoError(t, response.Body.Close())
@@ -267,4 +268,16 @@ func FuzzQuery(f *testing.F) {
 		}
 		require.NoError(t, runtime.PopulateQueryParameters(empty(route.RPC.Input()), values, utilities.NewDoubleArray(nil)), "%q", query)
 	})
+}
+
+// The contract asks who calls before it looks at what was sent.
+func TestACallWithoutACredentialIsToldThatFirst(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	for _, body := range []string{"{}", "{", `{"unknown":1}`} {
+		got := s.send("POST", createPath, body, headerAuthorization, "")
+		require.Equal(t, http.StatusUnauthorized, got.status, body)
+		require.Equal(t, "unauthorized", got.at("error", "code"))
+	}
+	require.Empty(t, s.took(), "no service was asked")
 }

@@ -178,6 +178,26 @@ func TestEveryOperationAnswersAsDescribed(t *testing.T) {
 	require.NotContains(t, set.Keys[0], "d", "that is the private half")
 }
 
+// The check above can fail: what is not described, of another type or missing is found.
+func TestShapesAreStrict(t *testing.T) {
+	p := start(t)
+	good := p.want(t, 200, "", call{who: "mel", do: "GET /api/v1/me"})
+	schema := p.shapes.compiled["/paths/~1api~1v1~1me/get/responses/200/content/application~1json/schema"]
+	require.NotNil(t, schema)
+	for _, spoil := range []func(data map[string]any){
+		func(data map[string]any) { data["undescribed"] = 1 },
+		func(data map[string]any) { data["tenants"] = "x" },
+		func(data map[string]any) { data["tenants"].([]any)[0].(map[string]any)["undescribed"] = true },
+		func(data map[string]any) { data["capabilities"].(map[string]any)["updated_at"] = "yesterday" },
+	} {
+		value, err := jsonschema.UnmarshalJSON(strings.NewReader(good.raw))
+		require.NoError(t, err)
+		require.NoError(t, schema.Validate(value))
+		spoil(value.(map[string]any)["data"].(map[string]any))
+		require.Error(t, schema.Validate(value))
+	}
+}
+
 // decideEveryWay decides by request, by admin path and by case.
 func (p *product) decideEveryWay(t *testing.T) {
 	register := func() string {

@@ -142,7 +142,7 @@ func TestSourcesThatAnswerBadly(t *testing.T) {
 		{p.moody, "busy:1", 503, "source_rate_limited", "retry_later"}, {p.moody, "broken:1", 502, "source_unavailable", "retry_later"},
 		{p.moody, "nonsense:1", 422, "image_unacceptable", "choose_another_image"}, {p.moody, "both:1", 422, "image_unacceptable", "choose_another_image"},
 		{p.moody, "chart:1", 422, "image_unacceptable", "choose_another_image"}, {p.moody, "typed:1", 422, "image_unacceptable", "choose_another_image"},
-		{p.moody, "elsewhere:1", 403, "source_not_allowed", "choose_allowed_source"}, {p.moody, "realm:1", 403, "source_not_allowed", "choose_allowed_source"},
+		{p.moody, "elsewhere:1", 502, "source_unavailable", "retry_later"}, {p.moody, "realm:1", 502, "source_unavailable", "retry_later"},
 		{p.closed, "a:1", 502, "source_unavailable", "retry_later"},
 	} {
 		t.Run(s.ref, func(t *testing.T) {
