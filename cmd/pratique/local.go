@@ -36,6 +36,11 @@ func upCommand() *cobra.Command {
 			if options.Services, err = servicesOf(services); err != nil {
 				return err
 			}
+			stopTraces, err := telemetry.StartTraces(cmd.Context(), "pratique-up", version)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = flush(cmd.Context(), stopTraces) }() // the spans of the last seconds; nobody waits for them
 			return runUp(cmd.Context(), options, cmd.OutOrStdout())
 		},
 	}
@@ -48,6 +53,13 @@ func upCommand() *cobra.Command {
 	flags.StringVar(&options.StepProgram, "step", "", "the scanner program (default: pratique-step beside this one)")
 	flags.StringVar(&level, "log-level", "warn", "debug, info, warn or error")
 	return cmd
+}
+
+// flush sends what is left of the traces. A collector that does not answer must not hold up the end.
+func flush(ctx context.Context, stop func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	return stop(ctx)
 }
 
 func servicesOf(text string) ([]string, error) {
@@ -104,7 +116,6 @@ func tokenCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&persona, "as", "", "who")
 	cmd.Flags().StringVar(&data, "data", "data", "data directory of `pratique up`")
-	_ = cmd.MarkFlagRequired("as") // the flag is defined above
 	return cmd
 }
 
@@ -131,6 +142,13 @@ func demoCommand() *cobra.Command {
 
 // runDemo starts a product in a private directory, tells the story, and leaves nothing behind.
 func runDemo(ctx context.Context, options demo.Options, log *slog.Logger, out io.Writer) (err error) {
+	sources, err := options.Sources()
+	if err != nil {
+		return err
+	}
+	if err := demo.WriteSummary(options.Summary, nil, false); err != nil { // told now, not after the story; and nobody finds an old one
+		return fmt.Errorf("--summary: %w", err)
+	}
 	dir, err := os.MkdirTemp("", "pratique-demo-")
 	if err != nil {
 		return err
@@ -138,10 +156,6 @@ func runDemo(ctx context.Context, options demo.Options, log *slog.Logger, out io
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	fmt.Fprintf(out, "starting everything in %s: Postgres, NATS, four registries, six services, the gateway\n", dir)
 	address, err := freeAddress()
-	if err != nil {
-		return err
-	}
-	sources, err := options.Sources()
 	if err != nil {
 		return err
 	}

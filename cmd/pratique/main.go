@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -15,7 +16,13 @@ func main() {
 	// The first signal drains; a second one ends at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() { <-ctx.Done(); stop() }()
-	if err := rootCommand().ExecuteContext(ctx); err != nil {
+	err := rootCommand().ExecuteContext(ctx)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		fmt.Fprintln(os.Stderr, "pratique: interrupted")
+		os.Exit(130)
+	default:
 		fmt.Fprintln(os.Stderr, "pratique:", err)
 		os.Exit(1)
 	}
@@ -27,7 +34,7 @@ func rootCommand() *cobra.Command {
 		Short: "Quarantine for third-party container images",
 		Long: "Pratique keeps third-party container images in quarantine until people, and the evidence about exactly that digest, say they may come in.\n" +
 			"On one machine: `pratique up`. The whole story, verified: `pratique demo`.",
-		SilenceUsage: true, SilenceErrors: true,
+		SilenceUsage: true, SilenceErrors: true, Version: version,
 	}
 	root.AddCommand(upCommand(), demoCommand(), tokenCommand(), serveCommand(), migrateCommand(), topologyCommand(), configCommand(), deadletterCommand(), versionCommand())
 	return root

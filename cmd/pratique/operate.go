@@ -72,7 +72,7 @@ func serveCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		defer func() { _ = stopTraces(context.WithoutCancel(cmd.Context())) }()
+		defer func() { _ = flush(cmd.Context(), stopTraces) }() // the spans of the last seconds; nobody waits for them
 		process, err := serve.Start(cmd.Context(), cfg, services, log)
 		if err != nil {
 			return err
@@ -133,7 +133,7 @@ func migrateCommand() *cobra.Command {
 }
 
 func topologyCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "topology", Short: "The broker's streams and consumers"}
+	cmd := group("topology", "The broker's streams and consumers")
 	apply := &cobra.Command{Use: "apply", Short: "Make the broker have them; may be run again at any time", Args: cobra.NoArgs}
 	path := configFlag(apply)
 	replicas := apply.Flags().Int("replicas", 1, "copies of each stream: 1 on one machine, 3 on a cluster")
@@ -161,14 +161,18 @@ func topologyCommand() *cobra.Command {
 			return err
 		}
 		defer conn.Close()
-		return topology.Apply(cmd.Context(), conn)
+		if err := topology.Apply(cmd.Context(), conn); err != nil {
+			return err
+		}
+		fmt.Fprintln(cmd.OutOrStdout(), "applied")
+		return nil
 	}
 	cmd.AddCommand(apply)
 	return cmd
 }
 
 func configCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "config", Short: "Look at a configuration"}
+	cmd := group("config", "Look at a configuration")
 	check := &cobra.Command{Use: "check [SERVICE...]", Short: "Tell everything that is wrong with it, at once"}
 	path := configFlag(check)
 	check.RunE = func(cmd *cobra.Command, services []string) error {
@@ -184,11 +188,7 @@ func configCommand() *cobra.Command {
 	show := &cobra.Command{Use: "print", Short: "Print it as it is in force, secrets hidden", Args: cobra.NoArgs}
 	shown := configFlag(show)
 	show.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg := serve.Default()
-		if err := config.LoadFile(*shown, &cfg); err != nil {
-			return err
-		}
-		raw, err := config.Print(cfg)
+		raw, err := serve.Print(*shown)
 		if err != nil {
 			return err
 		}
@@ -200,7 +200,7 @@ func configCommand() *cobra.Command {
 }
 
 func deadletterCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "deadletter", Short: "Events that could not be handled"}
+	cmd := group("deadletter", "Events that could not be handled")
 	list := &cobra.Command{Use: "list SERVICE", Short: "List them, oldest first", Args: cobra.ExactArgs(1)}
 	listPath := configFlag(list)
 	list.RunE = func(cmd *cobra.Command, args []string) error {
@@ -229,16 +229,44 @@ func deadletterCommand() *cobra.Command {
 			ids = append(ids, id)
 		}
 		return withDatabase(cmd.Context(), *requeuePath, args[0], func(db *pg.DB) error {
+			if known := consumers(args[0]); !slices.Contains(known, args[1]) {
+				return fmt.Errorf("%s has no consumer %q; there are %s", args[0], args[1], strings.Join(known, ", "))
+			}
 			n, err := bus.Requeue(cmd.Context(), db, args[1], ids...)
 			if err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%d will be handled again\n", n)
+			if n < int64(len(ids)) {
+				return fmt.Errorf("%d of the named letters are not dead letters of %s, or cannot be requeued", int64(len(ids))-n, args[1])
+			}
 			return nil
 		})
 	}
 	cmd.AddCommand(list, requeue)
 	return cmd
+}
+
+// group is a command that only has others below it. A name that is none of them is an error, also for scripts.
+func group(name, short string) *cobra.Command {
+	return &cobra.Command{Use: name, Short: short, RunE: func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return fmt.Errorf("there is no `pratique %s %s`; see `pratique %s --help`", name, args[0], name)
+		}
+		return cmd.Help()
+	}}
+}
+
+// consumers are the durable consumers of a service.
+func consumers(service string) []string {
+	var names []string
+	for _, subscription := range serve.Subscriptions()[service] {
+		for _, consumer := range bus.Consumers(service, subscription) {
+			names = append(names, consumer.Name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 func withDatabase(ctx context.Context, path, service string, use func(*pg.DB) error) error {

@@ -77,10 +77,7 @@ func Run(ctx context.Context, stage Stage, options Options, out io.Writer) error
 		outcomes = append(outcomes, own)
 	}
 	table(out, outcomes)
-	if options.Summary != "" {
-		err = errors.Join(err, writeSummary(options.Summary, outcomes, err == nil))
-	}
-	if err != nil {
+	if err = errors.Join(err, WriteSummary(options.Summary, outcomes, err == nil)); err != nil {
 		return err
 	}
 	fmt.Fprintln(out, "every step was verified")
@@ -193,8 +190,14 @@ func receipts(r map[string]int) string {
 	return dash(strings.Join(parts, ", "))
 }
 
-// writeSummary writes the outcome for programs.
-func writeSummary(path string, outcomes []Outcome, verified bool) error {
+// WriteSummary writes the outcomes for programs; an empty path is none.
+func WriteSummary(path string, outcomes []Outcome, verified bool) error {
+	if path == "" {
+		return nil
+	}
+	if outcomes == nil {
+		outcomes = []Outcome{} // a list also when there is nothing yet
+	}
 	raw, err := json.MarshalIndent(map[string]any{"verified": verified, "images": outcomes}, "", "  ")
 	if err != nil {
 		return err

@@ -1,3 +1,6 @@
+// Package serve composes a server process from a configuration: some of the six services, perhaps the gateway, each with its database, bus,
+// peers and loops, and the operations endpoint. It owns the configuration's shape and what is wrong with it, and it is the only place that
+// knows all services; `pratique serve` and `pratique up` both start what they run through it.
 package serve
 
 import (

@@ -9,6 +9,10 @@ import (
 	"os"
 	"time"
 
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 
 	"github.com/pratique-io/pratique/gateway"
@@ -50,11 +54,44 @@ func (p *Process) listenREST() error {
 		closePeers()
 		return err
 	}
-	mux := http.NewServeMux()
-	mux.Handle("/", front)
-	p.probe.Register(mux)
-	p.addHTTP("rest", listener, mux, closePeers)
+	probes := http.NewServeMux()
+	p.probe.Register(probes)
+	p.addHTTP("rest", listener, beside(probes, traced(front)), closePeers)
 	return nil
+}
+
+// beside answers the probes' two paths and leaves every other to next: a mux around both would redirect unclean paths, in HTML, before the
+// gateway could refuse them.
+func beside(probes, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/livez" || r.URL.Path == "/readyz" {
+			probes.ServeHTTP(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// traced puts each call into its caller's trace (W3C traceparent; no baggage from outside), or begins one, so that what the services do for
+// it hangs together.
+func traced(next http.Handler) http.Handler {
+	tracer := otel.Tracer("pratique/rest")
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx := propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
+		ctx, span := tracer.Start(ctx, "REST "+verb(r.Method), trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
+			attribute.String("http.request.method", verb(r.Method)), attribute.String("url.path", r.URL.Path)))
+		defer span.End()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// verb keeps the names of spans to a closed set: callers may send any word as a method.
+func verb(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return method
+	}
+	return "_OTHER"
 }
 
 // listenOps serves /livez, /readyz and /metrics.

@@ -89,7 +89,7 @@ func Token(dir, persona string) (string, error) {
 		for j, p := range people {
 			names[j] = p.Name
 		}
-		return "", fmt.Errorf("nobody is called %q; there are %s", persona, strings.Join(names, ", "))
+		return "", fmt.Errorf("--as %q: nobody is called so; there are %s", persona, strings.Join(names, ", "))
 	}
 	connection, err := ReadConnection(dir)
 	if err != nil {

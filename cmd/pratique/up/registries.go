@@ -38,7 +38,7 @@ type httpServer struct {
 func serveHTTP(name string, port int, handler http.Handler, log *slog.Logger, after func() error) (*httpServer, error) {
 	listener, err := net.Listen("tcp", fmt.Sprintf("%s:%d", loopback, port))
 	if err != nil {
-		return nil, fmt.Errorf("the port of %s is taken by another program; stop that one, or remove the line from ports.json to choose another: %w", name, err)
+		return nil, fmt.Errorf("the port of %s: %w", name, err)
 	}
 	s := &httpServer{after: after, server: &http.Server{
 		Handler: handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
@@ -83,13 +83,23 @@ func (r *Running) startRegistries() error {
 		if err != nil {
 			return err
 		}
-		server, err := serveHTTP(name+" registry", r.ports[name], opened, r.log, opened.Close)
+		server, err := serveHTTP(name+" registry", r.ports[name], nobodyIsAnonymous(opened), r.log, opened.Close)
 		if err != nil {
 			return errors.Join(err, opened.Close())
 		}
 		r.stops = append(r.stops, server.stop)
 	}
 	return nil
+}
+
+// nobodyIsAnonymous takes empty credentials for none: skopeo answers a registry that knows users with them when it was given none.
+func nobodyIsAnonymous(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, ok := r.BasicAuth(); ok && user == "" && password == "" {
+			r.Header.Del("Authorization")
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (r *Running) registryUsers(name string) ([]registry.User, error) {
@@ -112,5 +122,5 @@ func (r *Running) registryUsers(name string) ([]registry.User, error) {
 
 // registryAddress is host:port of an embedded registry.
 func (r *Running) registryAddress(name string) string {
-	return fmt.Sprintf("%s:%d", loopback, r.ports[name])
+	return r.address(name)
 }

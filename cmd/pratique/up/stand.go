@@ -126,10 +126,7 @@ func (r *Running) brokerUsers(subscriptions map[string][]bus.Subscription) ([]br
 // writeConfig writes the configuration that all services run from, and notes what clients need.
 func (r *Running) writeConfig(step string) error {
 	peers := map[string]string{}
-	grpc := r.options.GRPC
-	if grpc == "" {
-		grpc = fmt.Sprintf("%s:%d", loopback, r.ports["grpc"])
-	}
+	grpc := reached(r.grpcAddress())
 	for _, service := range serve.Names() {
 		peers[service] = grpc
 		if !slices.Contains(r.options.Services, service) { // it runs in a process of its own
@@ -145,17 +142,13 @@ func (r *Running) writeConfig(step string) error {
 	if err := r.describe(grpc, peers); err != nil {
 		return err
 	}
-	listen := map[string]any{"rest": r.options.Listen}
-	if len(r.options.Services) > 0 {
-		listen["grpc"], listen["ops"] = grpc, fmt.Sprintf("%s:%d", loopback, r.ports["ops"])
-	}
 	services, err := r.serviceSettings(step)
 	if err != nil {
 		return err
 	}
 	cfg := map[string]any{
 		"log_level": "info",
-		"listen":    listen,
+		"listen":    map[string]any{"rest": r.options.Listen},
 		"database":  map[string]any{"url": withoutUser(r.postgres.URL()), "passwords": r.dir.join("secrets")},
 		"bus":       map[string]any{"url": r.Connection.NATS.URL, "passwords": r.dir.join("secrets")},
 		"auth": map[string]any{
@@ -201,7 +194,7 @@ func (r *Running) describe(grpc string, peers map[string]string) error {
 		}
 	}
 	r.Connection = Connection{
-		REST: "http://" + r.options.Listen, GRPC: grpc, Ops: fmt.Sprintf("http://%s:%d", loopback, r.ports["ops"]), Issuer: r.issuer(),
+		REST: "http://" + reached(r.options.Listen), GRPC: grpc, Ops: fmt.Sprintf("http://%s:%d", loopback, r.ports["ops"]), Issuer: r.issuer(),
 		NATS:      NATS{URL: fmt.Sprintf("nats://%s:%d", loopback, r.ports["nats"]), User: userSubscriber, Password: secrets["nats_"+userSubscriber]},
 		PublicKey: string(public), Services: peers, Tenants: map[string]string{},
 		Registries: map[string]Registry{

@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/pratique-io/pratique/internal/auth"
@@ -30,21 +32,48 @@ func openDataDir(path string) (*dataDir, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Others may pass through (the database and the steps run as users of their own) but not look around.
-	if err := os.MkdirAll(absolute, 0o711); err != nil {
+	if err := settle(absolute); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
-	if err := os.Chmod(absolute, 0o711); err != nil {
-		return nil, fmt.Errorf("data directory: %w", err)
-	}
-	lock, err := os.OpenFile(filepath.Join(absolute, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := os.OpenFile(filepath.Join(absolute, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: %s", ErrBusy, absolute), lock.Close())
+		holder, _ := os.ReadFile(lock.Name()) // only to say who; may be empty
+		return nil, errors.Join(fmt.Errorf("%w: %s (process %s)", ErrBusy, absolute, strings.TrimSpace(string(holder))), lock.Close())
+	}
+	if err := errors.Join(lock.Truncate(0), func() error { _, err := fmt.Fprintln(lock, os.Getpid()); return err }()); err != nil {
+		return nil, errors.Join(fmt.Errorf("data directory: %w", err), lock.Close())
 	}
 	return &dataDir{path: absolute, lock: lock}, nil
+}
+
+// lockFile is the first file in a data directory; one that has it is ours.
+const lockFile = "lock"
+
+// settle makes the directory, or makes sure that an existing one is ours or empty: its mode is changed so that others may pass through (the
+// database and the steps run as users of their own) but not look around, and nobody wants that for a folder that holds other things.
+func settle(path string) error {
+	entries, err := os.ReadDir(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		err = os.MkdirAll(path, 0o711)
+	case err == nil:
+		holds := func(wanted func(name string) bool) bool {
+			return slices.ContainsFunc(entries, func(e os.DirEntry) bool { return wanted(e.Name()) })
+		}
+		if holds(func(name string) bool { return name != "lost+found" }) && !holds(func(name string) bool { return name == lockFile }) {
+			return fmt.Errorf("%s holds other files: name an empty or a new directory with --data", path)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(path, 0o711); err != nil {
+		return fmt.Errorf("%w: it belongs to somebody else; name one of your own with --data", err)
+	}
+	return nil
 }
 
 func (d *dataDir) close() error { return d.lock.Close() }
@@ -115,9 +144,11 @@ func writeFile(path string, content []byte, mode os.FileMode) error {
 	return nil
 }
 
+const portsFile = "ports.json"
+
 // ports gives stable loopback ports by name. Those not chosen yet are chosen free; a chosen one that is taken now is an error where it is used.
 func (d *dataDir) ports(names ...string) (map[string]int, error) {
-	path := d.join("ports.json")
+	path := d.join(portsFile)
 	chosen := map[string]int{}
 	raw, err := os.ReadFile(path)
 	switch {

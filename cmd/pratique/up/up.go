@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -82,7 +81,7 @@ func (r *Running) start(ctx context.Context) error {
 	if r.ports, err = r.dir.ports(names...); err != nil {
 		return err
 	}
-	if err := r.checkListen(); err != nil {
+	if err := r.checkAddresses(); err != nil {
 		return err
 	}
 	step, err := r.installStep()
@@ -108,30 +107,22 @@ func (r *Running) start(ctx context.Context) error {
 	return r.writeConnection()
 }
 
-// checkListen tells a taken REST address before anything slow is started.
-func (r *Running) checkListen() error {
-	if r.options.Listen == "" {
-		return nil
+// stepSource is the scanner program as it was built or named.
+func (r *Running) stepSource() string {
+	if r.options.StepProgram != "" {
+		return r.options.StepProgram
 	}
-	listener, err := net.Listen("tcp", r.options.Listen)
+	self, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("cannot listen on %s: another program uses it; choose another with --listen HOST:PORT: %w", r.options.Listen, err)
+		self = os.Args[0]
 	}
-	return listener.Close()
+	return filepath.Join(filepath.Dir(self), "pratique-step")
 }
 
 // installStep copies pratique-step into the data directory, where the unprivileged users that steps run as can execute it: the program may
 // stand below a home directory that is closed to them.
 func (r *Running) installStep() (string, error) {
-	source := r.options.StepProgram
-	if source == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return "", err
-		}
-		source = filepath.Join(filepath.Dir(self), "pratique-step")
-	}
-	content, err := os.ReadFile(source)
+	content, err := os.ReadFile(r.stepSource())
 	if err != nil {
 		return "", fmt.Errorf("the scanner program pratique-step is missing (make build puts it beside pratique; --step names another): %w", err)
 	}
@@ -143,10 +134,17 @@ func (r *Running) installStep() (string, error) {
 func (r *Running) buildDatabase(ctx context.Context, step string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	command := exec.CommandContext(ctx, step, "demo-database", "--out", r.dir.join("vulnerability-database"))
+	out := r.dir.join("vulnerability-database")
+	if err := os.RemoveAll(out); err != nil {
+		return err
+	}
+	command := exec.CommandContext(ctx, step, "demo-database", "--out", out)
 	command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + r.dir.path, "TMPDIR=" + os.TempDir()}
 	if out, err := command.CombinedOutput(); err != nil {
-		return fmt.Errorf("building the demonstration database: %w: %s", err, strings.TrimSpace(string(out)))
+		return fmt.Errorf("building the demonstration database with pratique-step: %w: %s", errors.Join(err, context.Cause(ctx)), strings.TrimSpace(string(out)))
+	}
+	if entries, err := os.ReadDir(out); err != nil || len(entries) == 0 {
+		return fmt.Errorf("%s made no demonstration database: it is not pratique-step (make build puts that beside pratique; --step names another)", r.stepSource())
 	}
 	return nil
 }
@@ -175,6 +173,8 @@ func (r *Running) startServices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Not in the file: a process of its own that reads it must not take the addresses of this one.
+	cfg.Listen.GRPC, cfg.Listen.Ops = r.grpcAddress(), r.address("ops")
 	if r.process, err = serve.Start(ctx, cfg, r.options.Services, r.log); err != nil {
 		return err
 	}
