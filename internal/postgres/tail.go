@@ -53,7 +53,9 @@ func (t *tail) add(line string) {
 		t.lines = append(t.lines[:0], t.lines[1:]...)
 	}
 	t.lines = append(t.lines, line)
-	if strings.Contains(line, "FATAL:") || strings.Contains(line, "PANIC:") {
+	// Our own question whether it answers yet is refused in these words; that is no news.
+	early := strings.Contains(line, "the database system is starting up")
+	if (strings.Contains(line, "FATAL:") && !early) || strings.Contains(line, "PANIC:") {
 		t.log.Warn("postgres log", "line", line)
 		return
 	}
