@@ -134,7 +134,7 @@ func step(t *testing.T) string {
 	cache, err := os.UserCacheDir()
 	require.NoError(t, err)
 	out := filepath.Join(cache, "pratique-test", "pratique-step")
-	command := exec.Command("go", "build", "-o", out, "./cmd/pratique-step")
+	command := exec.Command("go", "build", "-trimpath", "-o", out, "./cmd/pratique-step")
 	command.Dir = filepath.Join(root, "steps")
 	command.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-buildvcs=false")
 	said, err := command.CombinedOutput()

@@ -46,7 +46,7 @@ func run(m *testing.M) int {
 }
 
 func compile(module, name string, flags ...string) error {
-	command := exec.Command("go", append(append([]string{"build", "-o", filepath.Join(binDir, name)}, flags...), "./cmd/"+name)...)
+	command := exec.Command("go", append(append([]string{"build", "-trimpath", "-o", filepath.Join(binDir, name)}, flags...), "./cmd/"+name)...)
 	command.Dir = module
 	command.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-buildvcs=false")
 	if out, err := command.CombinedOutput(); err != nil {

@@ -34,7 +34,7 @@ func build(t *testing.T, name, dir, pkg string, flags ...string) string {
 	t.Helper()
 	out, err := filepath.Abs(filepath.Join(buildDir, name))
 	require.NoError(t, err)
-	args := append(append([]string{"build", "-o", out}, flags...), pkg)
+	args := append(append([]string{"build", "-trimpath", "-o", out}, flags...), pkg) // as make does, so that Go has compiled it already
 	command := exec.Command("go", args...)
 	command.Dir = filepath.Join(root, dir)
 	command.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-buildvcs=false")
