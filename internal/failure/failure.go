@@ -5,6 +5,7 @@ package failure
 import (
 	"maps"
 	"slices"
+	"time"
 )
 
 // The classes.
@@ -60,3 +61,33 @@ func Classes() []string { return []string{Dispatch, Connectivity, Auth, Policy, 
 
 // Codes lists the codes in alphabetical order.
 func Codes() []string { return slices.Sorted(maps.Keys(table)) }
+
+// Limit says how often what failed may be asked for again.
+type Limit struct {
+	Requests int           // most requests in a chain of retries; the original counts
+	Backoff  time.Duration // before the second request; doubles with every further one, up to maxBackoff
+}
+
+const maxBackoff = 30 * time.Minute
+
+var limits = map[string]Limit{
+	Dispatch:     {Requests: 5, Backoff: 30 * time.Second},
+	Connectivity: {Requests: 3, Backoff: 2 * time.Minute},
+	Auth:         {Requests: 2, Backoff: 5 * time.Minute},
+	Policy:       {Requests: 2, Backoff: 10 * time.Minute},
+	Runtime:      {Requests: 3, Backoff: time.Minute},
+}
+
+// LimitOf is the limit of a class; zero, which allows nothing, for a class that is none of the contract's.
+func LimitOf(class string) Limit { return limits[class] }
+
+// Wait is how long after the failure of the chain's request number position (from 1) the next one may come.
+func (l Limit) Wait(position int) time.Duration {
+	wait := min(l.Backoff, maxBackoff)
+	for range position - 1 {
+		if wait = min(2*wait, maxBackoff); wait == maxBackoff {
+			break
+		}
+	}
+	return wait
+}
