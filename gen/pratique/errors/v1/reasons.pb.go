@@ -101,6 +101,12 @@ const (
 	Reason_REASON_DEADLINE_EXCEEDED Reason = 35
 	// Our fault; the request id finds it in the logs.
 	Reason_REASON_INTERNAL Reason = 36
+	// The request's state, or its place in the chain of retries, does not allow another retry.
+	Reason_REASON_IMPORT_NOT_RETRYABLE Reason = 37
+	// A retry is allowed later; Retry-After and details.retry_available_at say when.
+	Reason_REASON_RETRY_BACKOFF_ACTIVE Reason = 38
+	// The chain holds as many requests as the class of failure allows.
+	Reason_REASON_RETRY_ATTEMPT_LIMIT_REACHED Reason = 39
 )
 
 // Enum value maps for Reason.
@@ -143,6 +149,9 @@ var (
 		34: "REASON_DEPENDENCY_UNAVAILABLE",
 		35: "REASON_DEADLINE_EXCEEDED",
 		36: "REASON_INTERNAL",
+		37: "REASON_IMPORT_NOT_RETRYABLE",
+		38: "REASON_RETRY_BACKOFF_ACTIVE",
+		39: "REASON_RETRY_ATTEMPT_LIMIT_REACHED",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":                    0,
@@ -182,6 +191,9 @@ var (
 		"REASON_DEPENDENCY_UNAVAILABLE":         34,
 		"REASON_DEADLINE_EXCEEDED":              35,
 		"REASON_INTERNAL":                       36,
+		"REASON_IMPORT_NOT_RETRYABLE":           37,
+		"REASON_RETRY_BACKOFF_ACTIVE":           38,
+		"REASON_RETRY_ATTEMPT_LIMIT_REACHED":    39,
 	}
 )
 
@@ -301,7 +313,7 @@ const file_pratique_errors_v1_reasons_proto_rawDesc = "" +
 	"\x04http\x18\x01 \x01(\x05R\x04http\x12\x12\n" +
 	"\x04grpc\x18\x02 \x01(\tR\x04grpc\x12\x1f\n" +
 	"\vnext_action\x18\x03 \x01(\tR\n" +
-	"nextAction*\xc0\x14\n" +
+	"nextAction*\x97\x16\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12:\n" +
 	"\x13REASON_UNAUTHORIZED\x10\x01\x1a!\xaa\xbb\x18\x1d\b\x91\x03\x12\x0fUNAUTHENTICATED\x1a\asign_in\x128\n" +
@@ -340,7 +352,10 @@ const file_pratique_errors_v1_reasons_proto_rawDesc = "" +
 	"\x1aREASON_SOURCE_RATE_LIMITED\x10!\x1a!\xaa\xbb\x18\x1d\b\xf7\x03\x12\vUNAVAILABLE\x1a\vretry_later\x12D\n" +
 	"\x1dREASON_DEPENDENCY_UNAVAILABLE\x10\"\x1a!\xaa\xbb\x18\x1d\b\xf7\x03\x12\vUNAVAILABLE\x1a\vretry_later\x12E\n" +
 	"\x18REASON_DEADLINE_EXCEEDED\x10#\x1a'\xaa\xbb\x18#\b\xf8\x03\x12\x11DEADLINE_EXCEEDED\x1a\vretry_later\x129\n" +
-	"\x0fREASON_INTERNAL\x10$\x1a$\xaa\xbb\x18 \b\xf4\x03\x12\bINTERNAL\x1a\x11report_request_id:Q\n" +
+	"\x0fREASON_INTERNAL\x10$\x1a$\xaa\xbb\x18 \b\xf4\x03\x12\bINTERNAL\x1a\x11report_request_id\x12=\n" +
+	"\x1bREASON_IMPORT_NOT_RETRYABLE\x10%\x1a\x1c\xaa\xbb\x18\x18\b\x90\x03\x12\x13FAILED_PRECONDITION\x12I\n" +
+	"\x1bREASON_RETRY_BACKOFF_ACTIVE\x10&\x1a(\xaa\xbb\x18$\b\xad\x03\x12\x12RESOURCE_EXHAUSTED\x1a\vretry_later\x12K\n" +
+	"\"REASON_RETRY_ATTEMPT_LIMIT_REACHED\x10'\x1a#\xaa\xbb\x18\x1f\b\x99\x03\x12\x13FAILED_PRECONDITION\x1a\x05clone:Q\n" +
 	"\x04rule\x12!.google.protobuf.EnumValueOptions\x18\xb5\x87\x03 \x01(\v2\x18.pratique.errors.v1.RuleR\x04ruleBAZ?github.com/pratique-io/pratique/gen/pratique/errors/v1;errorsv1b\x06proto3"
 
 var (

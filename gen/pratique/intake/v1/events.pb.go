@@ -23,7 +23,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// RequestSubmitted: a request was accepted and waits for a decision. Aggregate: the request.
+// RequestSubmitted: a request was accepted; it waits for a decision unless it carries one over or is a scan. Aggregate: the request.
 type RequestSubmitted struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	ImportId            string                 `protobuf:"bytes,1,opt,name=import_id,json=importId,proto3" json:"import_id,omitempty"`
@@ -43,8 +43,12 @@ type RequestSubmitted struct {
 	ChainRequesters []string    `protobuf:"bytes,13,rep,name=chain_requesters,json=chainRequesters,proto3" json:"chain_requesters,omitempty"`
 	RegistryAuthId  string      `protobuf:"bytes,14,opt,name=registry_auth_id,json=registryAuthId,proto3" json:"registry_auth_id,omitempty"`
 	Platforms       []*Platform `protobuf:"bytes,15,rep,name=platforms,proto3" json:"platforms,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The request whose approval this retry carries: it is approved already, nobody is asked to decide. Empty otherwise.
+	CarriedOverFrom string `protobuf:"bytes,16,opt,name=carried_over_from,json=carriedOverFrom,proto3" json:"carried_over_from,omitempty"`
+	// The request that this one retries; empty for an original.
+	RetryOf       string `protobuf:"bytes,17,opt,name=retry_of,json=retryOf,proto3" json:"retry_of,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RequestSubmitted) Reset() {
@@ -182,6 +186,20 @@ func (x *RequestSubmitted) GetPlatforms() []*Platform {
 	return nil
 }
 
+func (x *RequestSubmitted) GetCarriedOverFrom() string {
+	if x != nil {
+		return x.CarriedOverFrom
+	}
+	return ""
+}
+
+func (x *RequestSubmitted) GetRetryOf() string {
+	if x != nil {
+		return x.RetryOf
+	}
+	return ""
+}
+
 // RequestApproved: the run may start. The only event that dispatch starts from.
 type RequestApproved struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
@@ -199,8 +217,10 @@ type RequestApproved struct {
 	ChainRequesters     []string               `protobuf:"bytes,11,rep,name=chain_requesters,json=chainRequesters,proto3" json:"chain_requesters,omitempty"`
 	DestinationImageRef string                 `protobuf:"bytes,12,opt,name=destination_image_ref,json=destinationImageRef,proto3" json:"destination_image_ref,omitempty"`
 	RegistryAuthId      string                 `protobuf:"bytes,13,opt,name=registry_auth_id,json=registryAuthId,proto3" json:"registry_auth_id,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// The request that the decision was made about, when a retry carries it over; empty otherwise.
+	CarriedOverFrom string `protobuf:"bytes,14,opt,name=carried_over_from,json=carriedOverFrom,proto3" json:"carried_over_from,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *RequestApproved) Reset() {
@@ -324,6 +344,13 @@ func (x *RequestApproved) GetRegistryAuthId() string {
 	return ""
 }
 
+func (x *RequestApproved) GetCarriedOverFrom() string {
+	if x != nil {
+		return x.CarriedOverFrom
+	}
+	return ""
+}
+
 // RequestRejected: people said no; the request has come to its end.
 type RequestRejected struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -429,9 +456,11 @@ type RequestWithdrawn struct {
 	RequestedBy    string `protobuf:"bytes,6,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
 	SourceImageRef string `protobuf:"bytes,7,opt,name=source_image_ref,json=sourceImageRef,proto3" json:"source_image_ref,omitempty"`
 	// quarantine | scan
-	RequestType   string `protobuf:"bytes,8,opt,name=request_type,json=requestType,proto3" json:"request_type,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RequestType string `protobuf:"bytes,8,opt,name=request_type,json=requestType,proto3" json:"request_type,omitempty"`
+	// The request whose approval it carried; empty otherwise.
+	CarriedOverFrom string `protobuf:"bytes,9,opt,name=carried_over_from,json=carriedOverFrom,proto3" json:"carried_over_from,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *RequestWithdrawn) Reset() {
@@ -516,6 +545,13 @@ func (x *RequestWithdrawn) GetSourceImageRef() string {
 func (x *RequestWithdrawn) GetRequestType() string {
 	if x != nil {
 		return x.RequestType
+	}
+	return ""
+}
+
+func (x *RequestWithdrawn) GetCarriedOverFrom() string {
+	if x != nil {
+		return x.CarriedOverFrom
 	}
 	return ""
 }
@@ -1601,7 +1637,7 @@ var File_pratique_intake_v1_events_proto protoreflect.FileDescriptor
 
 const file_pratique_intake_v1_events_proto_rawDesc = "" +
 	"\n" +
-	"\x1fpratique/intake/v1/events.proto\x12\x12pratique.intake.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1epratique/event/v1/shared.proto\x1a\"pratique/intake/v1/resources.proto\"\xdc\x04\n" +
+	"\x1fpratique/intake/v1/events.proto\x12\x12pratique.intake.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1epratique/event/v1/shared.proto\x1a\"pratique/intake/v1/resources.proto\"\xa3\x05\n" +
 	"\x10RequestSubmitted\x12\x1b\n" +
 	"\timport_id\x18\x01 \x01(\tR\bimportId\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12!\n" +
@@ -1618,7 +1654,9 @@ const file_pratique_intake_v1_events_proto_rawDesc = "" +
 	"\bchain_id\x18\f \x01(\tR\achainId\x12)\n" +
 	"\x10chain_requesters\x18\r \x03(\tR\x0fchainRequesters\x12(\n" +
 	"\x10registry_auth_id\x18\x0e \x01(\tR\x0eregistryAuthId\x12:\n" +
-	"\tplatforms\x18\x0f \x03(\v2\x1c.pratique.intake.v1.PlatformR\tplatforms\"\x8f\x04\n" +
+	"\tplatforms\x18\x0f \x03(\v2\x1c.pratique.intake.v1.PlatformR\tplatforms\x12*\n" +
+	"\x11carried_over_from\x18\x10 \x01(\tR\x0fcarriedOverFrom\x12\x19\n" +
+	"\bretry_of\x18\x11 \x01(\tR\aretryOf\"\xbb\x04\n" +
 	"\x0fRequestApproved\x12\x1b\n" +
 	"\timport_id\x18\x01 \x01(\tR\bimportId\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12!\n" +
@@ -1635,7 +1673,8 @@ const file_pratique_intake_v1_events_proto_rawDesc = "" +
 	" \x01(\tR\vrequestedBy\x12)\n" +
 	"\x10chain_requesters\x18\v \x03(\tR\x0fchainRequesters\x122\n" +
 	"\x15destination_image_ref\x18\f \x01(\tR\x13destinationImageRef\x12(\n" +
-	"\x10registry_auth_id\x18\r \x01(\tR\x0eregistryAuthId\"\x8a\x02\n" +
+	"\x10registry_auth_id\x18\r \x01(\tR\x0eregistryAuthId\x12*\n" +
+	"\x11carried_over_from\x18\x0e \x01(\tR\x0fcarriedOverFrom\"\x8a\x02\n" +
 	"\x0fRequestRejected\x12\x1b\n" +
 	"\timport_id\x18\x01 \x01(\tR\bimportId\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12\x1d\n" +
@@ -1645,7 +1684,7 @@ const file_pratique_intake_v1_events_proto_rawDesc = "" +
 	"\n" +
 	"decided_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tdecidedAt\x12!\n" +
 	"\frequested_by\x18\x06 \x01(\tR\vrequestedBy\x12(\n" +
-	"\x10source_image_ref\x18\a \x01(\tR\x0esourceImageRef\"\x98\x02\n" +
+	"\x10source_image_ref\x18\a \x01(\tR\x0esourceImageRef\"\xc4\x02\n" +
 	"\x10RequestWithdrawn\x12\x1b\n" +
 	"\timport_id\x18\x01 \x01(\tR\bimportId\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12!\n" +
@@ -1655,7 +1694,8 @@ const file_pratique_intake_v1_events_proto_rawDesc = "" +
 	"fromStatus\x12!\n" +
 	"\frequested_by\x18\x06 \x01(\tR\vrequestedBy\x12(\n" +
 	"\x10source_image_ref\x18\a \x01(\tR\x0esourceImageRef\x12!\n" +
-	"\frequest_type\x18\b \x01(\tR\vrequestType\"\x88\x03\n" +
+	"\frequest_type\x18\b \x01(\tR\vrequestType\x12*\n" +
+	"\x11carried_over_from\x18\t \x01(\tR\x0fcarriedOverFrom\"\x88\x03\n" +
 	"\x13RequestStateChanged\x12\x1b\n" +
 	"\timport_id\x18\x01 \x01(\tR\bimportId\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12\x1f\n" +

@@ -62,8 +62,9 @@ type ImportRequest struct {
 	PipelineStartedAt       *timestamppb.Timestamp `protobuf:"bytes,24,opt,name=pipeline_started_at,json=pipelineStartedAt,proto3,oneof" json:"pipeline_started_at,omitempty"`
 	EvidenceReadyAt         *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=evidence_ready_at,json=evidenceReadyAt,proto3,oneof" json:"evidence_ready_at,omitempty"`
 	ReleaseReadyAt          *timestamppb.Timestamp `protobuf:"bytes,26,opt,name=release_ready_at,json=releaseReadyAt,proto3,oneof" json:"release_ready_at,omitempty"`
-	Retryable               bool                   `protobuf:"varint,27,opt,name=retryable,proto3" json:"retryable,omitempty"`
-	RetryAvailableAt        *timestamppb.Timestamp `protobuf:"bytes,28,opt,name=retry_available_at,json=retryAvailableAt,proto3,oneof" json:"retry_available_at,omitempty"`
+	// This request may be retried, now or from retry_available_at on.
+	Retryable        bool                   `protobuf:"varint,27,opt,name=retryable,proto3" json:"retryable,omitempty"`
+	RetryAvailableAt *timestamppb.Timestamp `protobuf:"bytes,28,opt,name=retry_available_at,json=retryAvailableAt,proto3,oneof" json:"retry_available_at,omitempty"`
 	// dispatch | connectivity | auth | policy | runtime
 	FailureClass      *string `protobuf:"bytes,29,opt,name=failure_class,json=failureClass,proto3,oneof" json:"failure_class,omitempty"`
 	FailureCode       *string `protobuf:"bytes,30,opt,name=failure_code,json=failureCode,proto3,oneof" json:"failure_code,omitempty"`
@@ -1027,7 +1028,8 @@ type DecisionTimeline struct {
 	// A person's id, or "system".
 	DecidedByUserId *string                `protobuf:"bytes,3,opt,name=decided_by_user_id,json=decidedByUserId,proto3,oneof" json:"decided_by_user_id,omitempty"`
 	DecidedAt       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=decided_at,json=decidedAt,proto3,oneof" json:"decided_at,omitempty"`
-	CarriedOverFrom *string                `protobuf:"bytes,5,opt,name=carried_over_from,json=carriedOverFrom,proto3,oneof" json:"carried_over_from,omitempty"`
+	// The request of the chain that the decision was made about, when this one carries it over.
+	CarriedOverFrom *string `protobuf:"bytes,5,opt,name=carried_over_from,json=carriedOverFrom,proto3,oneof" json:"carried_over_from,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }

@@ -652,6 +652,139 @@ func (x *WithdrawImportRequestRequest) GetReason() string {
 	return ""
 }
 
+type RetryImportRequestRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryImportRequestRequest) Reset() {
+	*x = RetryImportRequestRequest{}
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryImportRequestRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryImportRequestRequest) ProtoMessage() {}
+
+func (x *RetryImportRequestRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryImportRequestRequest.ProtoReflect.Descriptor instead.
+func (*RetryImportRequestRequest) Descriptor() ([]byte, []int) {
+	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RetryImportRequestRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// CloneImportRequestRequest: what is absent is taken from the cloned request.
+type CloneImportRequestRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	EprRecordId *string                `protobuf:"bytes,2,opt,name=epr_record_id,json=eprRecordId,proto3,oneof" json:"epr_record_id,omitempty"`
+	// host[:port], e.g. registry.example.com
+	SourceRegistry *string `protobuf:"bytes,3,opt,name=source_registry,json=sourceRegistry,proto3,oneof" json:"source_registry,omitempty"`
+	// repository[:tag|@digest], with or without the registry in front
+	SourceImageRef *string `protobuf:"bytes,4,opt,name=source_image_ref,json=sourceImageRef,proto3,oneof" json:"source_image_ref,omitempty"`
+	// host[:port]/repository[:tag]; empty: none
+	DestinationImageRef *string `protobuf:"bytes,5,opt,name=destination_image_ref,json=destinationImageRef,proto3,oneof" json:"destination_image_ref,omitempty"`
+	// Empty: none
+	Justification *string `protobuf:"bytes,6,opt,name=justification,proto3,oneof" json:"justification,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloneImportRequestRequest) Reset() {
+	*x = CloneImportRequestRequest{}
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloneImportRequestRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloneImportRequestRequest) ProtoMessage() {}
+
+func (x *CloneImportRequestRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloneImportRequestRequest.ProtoReflect.Descriptor instead.
+func (*CloneImportRequestRequest) Descriptor() ([]byte, []int) {
+	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *CloneImportRequestRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CloneImportRequestRequest) GetEprRecordId() string {
+	if x != nil && x.EprRecordId != nil {
+		return *x.EprRecordId
+	}
+	return ""
+}
+
+func (x *CloneImportRequestRequest) GetSourceRegistry() string {
+	if x != nil && x.SourceRegistry != nil {
+		return *x.SourceRegistry
+	}
+	return ""
+}
+
+func (x *CloneImportRequestRequest) GetSourceImageRef() string {
+	if x != nil && x.SourceImageRef != nil {
+		return *x.SourceImageRef
+	}
+	return ""
+}
+
+func (x *CloneImportRequestRequest) GetDestinationImageRef() string {
+	if x != nil && x.DestinationImageRef != nil {
+		return *x.DestinationImageRef
+	}
+	return ""
+}
+
+func (x *CloneImportRequestRequest) GetJustification() string {
+	if x != nil && x.Justification != nil {
+		return *x.Justification
+	}
+	return ""
+}
+
 type CreateEprRegistrationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Generated as EPR-<yyyymmdd>-<8 hex> when absent.
@@ -665,7 +798,7 @@ type CreateEprRegistrationRequest struct {
 
 func (x *CreateEprRegistrationRequest) Reset() {
 	*x = CreateEprRegistrationRequest{}
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[9]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +810,7 @@ func (x *CreateEprRegistrationRequest) String() string {
 func (*CreateEprRegistrationRequest) ProtoMessage() {}
 
 func (x *CreateEprRegistrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[9]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +823,7 @@ func (x *CreateEprRegistrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateEprRegistrationRequest.ProtoReflect.Descriptor instead.
 func (*CreateEprRegistrationRequest) Descriptor() ([]byte, []int) {
-	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{9}
+	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateEprRegistrationRequest) GetEprRecordId() string {
@@ -736,7 +869,7 @@ type ListEprRegistrationsRequest struct {
 
 func (x *ListEprRegistrationsRequest) Reset() {
 	*x = ListEprRegistrationsRequest{}
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[10]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -748,7 +881,7 @@ func (x *ListEprRegistrationsRequest) String() string {
 func (*ListEprRegistrationsRequest) ProtoMessage() {}
 
 func (x *ListEprRegistrationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[10]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -761,7 +894,7 @@ func (x *ListEprRegistrationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEprRegistrationsRequest.ProtoReflect.Descriptor instead.
 func (*ListEprRegistrationsRequest) Descriptor() ([]byte, []int) {
-	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{10}
+	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListEprRegistrationsRequest) GetLimit() int32 {
@@ -823,7 +956,7 @@ type ListEprRegistrationsResponse struct {
 
 func (x *ListEprRegistrationsResponse) Reset() {
 	*x = ListEprRegistrationsResponse{}
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[11]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +968,7 @@ func (x *ListEprRegistrationsResponse) String() string {
 func (*ListEprRegistrationsResponse) ProtoMessage() {}
 
 func (x *ListEprRegistrationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[11]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +981,7 @@ func (x *ListEprRegistrationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEprRegistrationsResponse.ProtoReflect.Descriptor instead.
 func (*ListEprRegistrationsResponse) Descriptor() ([]byte, []int) {
-	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{11}
+	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListEprRegistrationsResponse) GetData() []*EprRegistration {
@@ -874,7 +1007,7 @@ type GetEprRegistrationRequest struct {
 
 func (x *GetEprRegistrationRequest) Reset() {
 	*x = GetEprRegistrationRequest{}
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[12]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -886,7 +1019,7 @@ func (x *GetEprRegistrationRequest) String() string {
 func (*GetEprRegistrationRequest) ProtoMessage() {}
 
 func (x *GetEprRegistrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[12]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -899,7 +1032,7 @@ func (x *GetEprRegistrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEprRegistrationRequest.ProtoReflect.Descriptor instead.
 func (*GetEprRegistrationRequest) Descriptor() ([]byte, []int) {
-	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{12}
+	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetEprRegistrationRequest) GetId() string {
@@ -919,7 +1052,7 @@ type WithdrawEprRegistrationRequest struct {
 
 func (x *WithdrawEprRegistrationRequest) Reset() {
 	*x = WithdrawEprRegistrationRequest{}
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[13]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +1064,7 @@ func (x *WithdrawEprRegistrationRequest) String() string {
 func (*WithdrawEprRegistrationRequest) ProtoMessage() {}
 
 func (x *WithdrawEprRegistrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[13]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +1077,7 @@ func (x *WithdrawEprRegistrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawEprRegistrationRequest.ProtoReflect.Descriptor instead.
 func (*WithdrawEprRegistrationRequest) Descriptor() ([]byte, []int) {
-	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{13}
+	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WithdrawEprRegistrationRequest) GetId() string {
@@ -971,7 +1104,7 @@ type GetOperationCapabilitiesRequest struct {
 
 func (x *GetOperationCapabilitiesRequest) Reset() {
 	*x = GetOperationCapabilitiesRequest{}
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[14]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1116,7 @@ func (x *GetOperationCapabilitiesRequest) String() string {
 func (*GetOperationCapabilitiesRequest) ProtoMessage() {}
 
 func (x *GetOperationCapabilitiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[14]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1129,7 @@ func (x *GetOperationCapabilitiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationCapabilitiesRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationCapabilitiesRequest) Descriptor() ([]byte, []int) {
-	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{14}
+	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetOperationCapabilitiesRequest) GetTenantId() string {
@@ -1025,7 +1158,7 @@ type PutOperationCapabilitiesRequest struct {
 
 func (x *PutOperationCapabilitiesRequest) Reset() {
 	*x = PutOperationCapabilitiesRequest{}
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[15]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1037,7 +1170,7 @@ func (x *PutOperationCapabilitiesRequest) String() string {
 func (*PutOperationCapabilitiesRequest) ProtoMessage() {}
 
 func (x *PutOperationCapabilitiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[15]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1050,7 +1183,7 @@ func (x *PutOperationCapabilitiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOperationCapabilitiesRequest.ProtoReflect.Descriptor instead.
 func (*PutOperationCapabilitiesRequest) Descriptor() ([]byte, []int) {
-	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{15}
+	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PutOperationCapabilitiesRequest) GetTenantId() string {
@@ -1096,7 +1229,7 @@ type CapabilityDocument struct {
 
 func (x *CapabilityDocument) Reset() {
 	*x = CapabilityDocument{}
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[16]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1241,7 @@ func (x *CapabilityDocument) String() string {
 func (*CapabilityDocument) ProtoMessage() {}
 
 func (x *CapabilityDocument) ProtoReflect() protoreflect.Message {
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[16]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1254,7 @@ func (x *CapabilityDocument) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityDocument.ProtoReflect.Descriptor instead.
 func (*CapabilityDocument) Descriptor() ([]byte, []int) {
-	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{16}
+	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CapabilityDocument) GetBuild() bool {
@@ -1167,7 +1300,7 @@ type GetOwnOperationCapabilitiesRequest struct {
 
 func (x *GetOwnOperationCapabilitiesRequest) Reset() {
 	*x = GetOwnOperationCapabilitiesRequest{}
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[17]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1179,7 +1312,7 @@ func (x *GetOwnOperationCapabilitiesRequest) String() string {
 func (*GetOwnOperationCapabilitiesRequest) ProtoMessage() {}
 
 func (x *GetOwnOperationCapabilitiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[17]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1192,7 +1325,7 @@ func (x *GetOwnOperationCapabilitiesRequest) ProtoReflect() protoreflect.Message
 
 // Deprecated: Use GetOwnOperationCapabilitiesRequest.ProtoReflect.Descriptor instead.
 func (*GetOwnOperationCapabilitiesRequest) Descriptor() ([]byte, []int) {
-	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{17}
+	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{19}
 }
 
 type GetCapabilitySurfacesRequest struct {
@@ -1203,7 +1336,7 @@ type GetCapabilitySurfacesRequest struct {
 
 func (x *GetCapabilitySurfacesRequest) Reset() {
 	*x = GetCapabilitySurfacesRequest{}
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[18]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1348,7 @@ func (x *GetCapabilitySurfacesRequest) String() string {
 func (*GetCapabilitySurfacesRequest) ProtoMessage() {}
 
 func (x *GetCapabilitySurfacesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[18]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1361,7 @@ func (x *GetCapabilitySurfacesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCapabilitySurfacesRequest.ProtoReflect.Descriptor instead.
 func (*GetCapabilitySurfacesRequest) Descriptor() ([]byte, []int) {
-	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{18}
+	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{20}
 }
 
 type GetMeRequest struct {
@@ -1239,7 +1372,7 @@ type GetMeRequest struct {
 
 func (x *GetMeRequest) Reset() {
 	*x = GetMeRequest{}
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[19]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1251,7 +1384,7 @@ func (x *GetMeRequest) String() string {
 func (*GetMeRequest) ProtoMessage() {}
 
 func (x *GetMeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[19]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1264,7 +1397,7 @@ func (x *GetMeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMeRequest.ProtoReflect.Descriptor instead.
 func (*GetMeRequest) Descriptor() ([]byte, []int) {
-	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{19}
+	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{21}
 }
 
 type GetDispatchPermitRequest struct {
@@ -1277,7 +1410,7 @@ type GetDispatchPermitRequest struct {
 
 func (x *GetDispatchPermitRequest) Reset() {
 	*x = GetDispatchPermitRequest{}
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[20]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1422,7 @@ func (x *GetDispatchPermitRequest) String() string {
 func (*GetDispatchPermitRequest) ProtoMessage() {}
 
 func (x *GetDispatchPermitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[20]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1435,7 @@ func (x *GetDispatchPermitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDispatchPermitRequest.ProtoReflect.Descriptor instead.
 func (*GetDispatchPermitRequest) Descriptor() ([]byte, []int) {
-	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{20}
+	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetDispatchPermitRequest) GetImportId() string {
@@ -1334,7 +1467,7 @@ type DispatchPermit struct {
 
 func (x *DispatchPermit) Reset() {
 	*x = DispatchPermit{}
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[21]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +1479,7 @@ func (x *DispatchPermit) String() string {
 func (*DispatchPermit) ProtoMessage() {}
 
 func (x *DispatchPermit) ProtoReflect() protoreflect.Message {
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[21]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +1492,7 @@ func (x *DispatchPermit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DispatchPermit.ProtoReflect.Descriptor instead.
 func (*DispatchPermit) Descriptor() ([]byte, []int) {
-	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{21}
+	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DispatchPermit) GetAllowed() bool {
@@ -1413,7 +1546,7 @@ type GetEntitlementRequest struct {
 
 func (x *GetEntitlementRequest) Reset() {
 	*x = GetEntitlementRequest{}
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[22]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1558,7 @@ func (x *GetEntitlementRequest) String() string {
 func (*GetEntitlementRequest) ProtoMessage() {}
 
 func (x *GetEntitlementRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[22]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1571,7 @@ func (x *GetEntitlementRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEntitlementRequest.ProtoReflect.Descriptor instead.
 func (*GetEntitlementRequest) Descriptor() ([]byte, []int) {
-	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{22}
+	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetEntitlementRequest) GetImportId() string {
@@ -1461,7 +1594,7 @@ type Entitlement struct {
 
 func (x *Entitlement) Reset() {
 	*x = Entitlement{}
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[23]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +1606,7 @@ func (x *Entitlement) String() string {
 func (*Entitlement) ProtoMessage() {}
 
 func (x *Entitlement) ProtoReflect() protoreflect.Message {
-	mi := &file_pratique_intake_v1_service_proto_msgTypes[23]
+	mi := &file_pratique_intake_v1_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +1619,7 @@ func (x *Entitlement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entitlement.ProtoReflect.Descriptor instead.
 func (*Entitlement) Descriptor() ([]byte, []int) {
-	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{23}
+	return file_pratique_intake_v1_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Entitlement) GetAllowed() bool {
@@ -1599,7 +1732,21 @@ const file_pratique_intake_v1_service_proto_rawDesc = "" +
 	"\x1cWithdrawImportRequestRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\x06reason\x18\x02 \x01(\tH\x00R\x06reason\x88\x01\x01B\t\n" +
-	"\a_reason\"\xfc\x01\n" +
+	"\a_reason\"+\n" +
+	"\x19RetryImportRequestRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xfc\x02\n" +
+	"\x19CloneImportRequestRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
+	"\repr_record_id\x18\x02 \x01(\tH\x00R\veprRecordId\x88\x01\x01\x12,\n" +
+	"\x0fsource_registry\x18\x03 \x01(\tH\x01R\x0esourceRegistry\x88\x01\x01\x12-\n" +
+	"\x10source_image_ref\x18\x04 \x01(\tH\x02R\x0esourceImageRef\x88\x01\x01\x127\n" +
+	"\x15destination_image_ref\x18\x05 \x01(\tH\x03R\x13destinationImageRef\x88\x01\x01\x12)\n" +
+	"\rjustification\x18\x06 \x01(\tH\x04R\rjustification\x88\x01\x01B\x10\n" +
+	"\x0e_epr_record_idB\x12\n" +
+	"\x10_source_registryB\x13\n" +
+	"\x11_source_image_refB\x18\n" +
+	"\x16_destination_image_refB\x10\n" +
+	"\x0e_justification\"\xfc\x01\n" +
 	"\x1cCreateEprRegistrationRequest\x12'\n" +
 	"\repr_record_id\x18\x01 \x01(\tH\x00R\veprRecordId\x88\x01\x01\x12!\n" +
 	"\fproduct_name\x18\x02 \x01(\tR\vproductName\x12'\n" +
@@ -1680,7 +1827,7 @@ const file_pratique_intake_v1_service_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1b\n" +
 	"\ttenant_id\x18\x03 \x01(\tR\btenantId\x12\x1f\n" +
 	"\vtenant_slug\x18\x04 \x01(\tR\n" +
-	"tenantSlug2\xb4\x11\n" +
+	"tenantSlug2\x85\x16\n" +
 	"\x0eRequestService\x12\xbb\x01\n" +
 	"\x13CreateImportRequest\x12..pratique.intake.v1.CreateImportRequestRequest\x1a!.pratique.intake.v1.ImportRequest\"Q\xca\xc1\x18\x1f\n" +
 	"\ftenant_admin\n" +
@@ -1716,10 +1863,19 @@ const file_pratique_intake_v1_service_proto_rawDesc = "" +
 	"\x15WithdrawImportRequest\x120.pratique.intake.v1.WithdrawImportRequestRequest\x1a!.pratique.intake.v1.ImportRequest\"f\xca\xc1\x18+\n" +
 	"\fsystem_admin\n" +
 	"\ftenant_admin\n" +
-	"\rtenant_member\x82\xd3\xe4\x93\x021:\x01*\",/api/v1/images/import-requests/{id}/withdraw\x12\xb5\x01\n" +
+	"\rtenant_member\x82\xd3\xe4\x93\x021:\x01*\",/api/v1/images/import-requests/{id}/withdraw\x12\xc4\x01\n" +
+	"\x12RetryImportRequest\x12-.pratique.intake.v1.RetryImportRequestRequest\x1a!.pratique.intake.v1.ImportRequest\"\\\xca\xc1\x18\x1f\n" +
+	"\ftenant_admin\n" +
+	"\rtenant_member \x01\xd0\xc1\x18\xc9\x01\x82\xd3\xe4\x93\x02.:\x01*\")/api/v1/images/import-requests/{id}/retry\x12\xc4\x01\n" +
+	"\x12CloneImportRequest\x12-.pratique.intake.v1.CloneImportRequestRequest\x1a!.pratique.intake.v1.ImportRequest\"\\\xca\xc1\x18\x1f\n" +
+	"\ftenant_admin\n" +
+	"\rtenant_member \x01\xd0\xc1\x18\xc9\x01\x82\xd3\xe4\x93\x02.:\x01*\")/api/v1/images/import-requests/{id}/clone\x12\xb5\x01\n" +
 	"\x11CreateScanRequest\x12,.pratique.intake.v1.CreateScanRequestRequest\x1a!.pratique.intake.v1.ImportRequest\"O\xca\xc1\x18\x1f\n" +
 	"\ftenant_admin\n" +
-	"\rtenant_member \x01\xd0\xc1\x18\xc9\x01\x82\xd3\xe4\x93\x02!:\x01*\"\x1c/api/v1/images/scan-requests\x12\xf1\x01\n" +
+	"\rtenant_member \x01\xd0\xc1\x18\xc9\x01\x82\xd3\xe4\x93\x02!:\x01*\"\x1c/api/v1/images/scan-requests\x12\xc0\x01\n" +
+	"\x10RetryScanRequest\x12-.pratique.intake.v1.RetryImportRequestRequest\x1a!.pratique.intake.v1.ImportRequest\"Z\xca\xc1\x18\x1f\n" +
+	"\ftenant_admin\n" +
+	"\rtenant_member \x01\xd0\xc1\x18\xc9\x01\x82\xd3\xe4\x93\x02,:\x01*\"'/api/v1/images/scan-requests/{id}/retry\x12\xf1\x01\n" +
 	"\x10ListScanRequests\x12-.pratique.intake.v1.ListImportRequestsRequest\x1a..pratique.intake.v1.ListImportRequestsResponse\"~\xca\xc1\x18V\n" +
 	"\fsystem_admin\n" +
 	"\x11security_reviewer\n" +
@@ -1798,7 +1954,7 @@ func file_pratique_intake_v1_service_proto_rawDescGZIP() []byte {
 	return file_pratique_intake_v1_service_proto_rawDescData
 }
 
-var file_pratique_intake_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_pratique_intake_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_pratique_intake_v1_service_proto_goTypes = []any{
 	(*CreateImportRequestRequest)(nil),         // 0: pratique.intake.v1.CreateImportRequestRequest
 	(*CreateScanRequestRequest)(nil),           // 1: pratique.intake.v1.CreateScanRequestRequest
@@ -1809,83 +1965,91 @@ var file_pratique_intake_v1_service_proto_goTypes = []any{
 	(*GetTimelineRequest)(nil),                 // 6: pratique.intake.v1.GetTimelineRequest
 	(*GetTimelineResponse)(nil),                // 7: pratique.intake.v1.GetTimelineResponse
 	(*WithdrawImportRequestRequest)(nil),       // 8: pratique.intake.v1.WithdrawImportRequestRequest
-	(*CreateEprRegistrationRequest)(nil),       // 9: pratique.intake.v1.CreateEprRegistrationRequest
-	(*ListEprRegistrationsRequest)(nil),        // 10: pratique.intake.v1.ListEprRegistrationsRequest
-	(*ListEprRegistrationsResponse)(nil),       // 11: pratique.intake.v1.ListEprRegistrationsResponse
-	(*GetEprRegistrationRequest)(nil),          // 12: pratique.intake.v1.GetEprRegistrationRequest
-	(*WithdrawEprRegistrationRequest)(nil),     // 13: pratique.intake.v1.WithdrawEprRegistrationRequest
-	(*GetOperationCapabilitiesRequest)(nil),    // 14: pratique.intake.v1.GetOperationCapabilitiesRequest
-	(*PutOperationCapabilitiesRequest)(nil),    // 15: pratique.intake.v1.PutOperationCapabilitiesRequest
-	(*CapabilityDocument)(nil),                 // 16: pratique.intake.v1.CapabilityDocument
-	(*GetOwnOperationCapabilitiesRequest)(nil), // 17: pratique.intake.v1.GetOwnOperationCapabilitiesRequest
-	(*GetCapabilitySurfacesRequest)(nil),       // 18: pratique.intake.v1.GetCapabilitySurfacesRequest
-	(*GetMeRequest)(nil),                       // 19: pratique.intake.v1.GetMeRequest
-	(*GetDispatchPermitRequest)(nil),           // 20: pratique.intake.v1.GetDispatchPermitRequest
-	(*DispatchPermit)(nil),                     // 21: pratique.intake.v1.DispatchPermit
-	(*GetEntitlementRequest)(nil),              // 22: pratique.intake.v1.GetEntitlementRequest
-	(*Entitlement)(nil),                        // 23: pratique.intake.v1.Entitlement
-	(*timestamppb.Timestamp)(nil),              // 24: google.protobuf.Timestamp
-	(*ImportRequest)(nil),                      // 25: pratique.intake.v1.ImportRequest
-	(*v1.Pagination)(nil),                      // 26: pratique.rpc.v1.Pagination
-	(*TimelineEntry)(nil),                      // 27: pratique.intake.v1.TimelineEntry
-	(*EprRegistration)(nil),                    // 28: pratique.intake.v1.EprRegistration
-	(*Workflow)(nil),                           // 29: pratique.intake.v1.Workflow
-	(*OperationCapabilities)(nil),              // 30: pratique.intake.v1.OperationCapabilities
-	(*CapabilitySurfaces)(nil),                 // 31: pratique.intake.v1.CapabilitySurfaces
-	(*Me)(nil),                                 // 32: pratique.intake.v1.Me
+	(*RetryImportRequestRequest)(nil),          // 9: pratique.intake.v1.RetryImportRequestRequest
+	(*CloneImportRequestRequest)(nil),          // 10: pratique.intake.v1.CloneImportRequestRequest
+	(*CreateEprRegistrationRequest)(nil),       // 11: pratique.intake.v1.CreateEprRegistrationRequest
+	(*ListEprRegistrationsRequest)(nil),        // 12: pratique.intake.v1.ListEprRegistrationsRequest
+	(*ListEprRegistrationsResponse)(nil),       // 13: pratique.intake.v1.ListEprRegistrationsResponse
+	(*GetEprRegistrationRequest)(nil),          // 14: pratique.intake.v1.GetEprRegistrationRequest
+	(*WithdrawEprRegistrationRequest)(nil),     // 15: pratique.intake.v1.WithdrawEprRegistrationRequest
+	(*GetOperationCapabilitiesRequest)(nil),    // 16: pratique.intake.v1.GetOperationCapabilitiesRequest
+	(*PutOperationCapabilitiesRequest)(nil),    // 17: pratique.intake.v1.PutOperationCapabilitiesRequest
+	(*CapabilityDocument)(nil),                 // 18: pratique.intake.v1.CapabilityDocument
+	(*GetOwnOperationCapabilitiesRequest)(nil), // 19: pratique.intake.v1.GetOwnOperationCapabilitiesRequest
+	(*GetCapabilitySurfacesRequest)(nil),       // 20: pratique.intake.v1.GetCapabilitySurfacesRequest
+	(*GetMeRequest)(nil),                       // 21: pratique.intake.v1.GetMeRequest
+	(*GetDispatchPermitRequest)(nil),           // 22: pratique.intake.v1.GetDispatchPermitRequest
+	(*DispatchPermit)(nil),                     // 23: pratique.intake.v1.DispatchPermit
+	(*GetEntitlementRequest)(nil),              // 24: pratique.intake.v1.GetEntitlementRequest
+	(*Entitlement)(nil),                        // 25: pratique.intake.v1.Entitlement
+	(*timestamppb.Timestamp)(nil),              // 26: google.protobuf.Timestamp
+	(*ImportRequest)(nil),                      // 27: pratique.intake.v1.ImportRequest
+	(*v1.Pagination)(nil),                      // 28: pratique.rpc.v1.Pagination
+	(*TimelineEntry)(nil),                      // 29: pratique.intake.v1.TimelineEntry
+	(*EprRegistration)(nil),                    // 30: pratique.intake.v1.EprRegistration
+	(*Workflow)(nil),                           // 31: pratique.intake.v1.Workflow
+	(*OperationCapabilities)(nil),              // 32: pratique.intake.v1.OperationCapabilities
+	(*CapabilitySurfaces)(nil),                 // 33: pratique.intake.v1.CapabilitySurfaces
+	(*Me)(nil),                                 // 34: pratique.intake.v1.Me
 }
 var file_pratique_intake_v1_service_proto_depIdxs = []int32{
-	24, // 0: pratique.intake.v1.ListImportRequestsRequest.created_after:type_name -> google.protobuf.Timestamp
-	24, // 1: pratique.intake.v1.ListImportRequestsRequest.created_before:type_name -> google.protobuf.Timestamp
-	25, // 2: pratique.intake.v1.ListImportRequestsResponse.data:type_name -> pratique.intake.v1.ImportRequest
-	26, // 3: pratique.intake.v1.ListImportRequestsResponse.pagination:type_name -> pratique.rpc.v1.Pagination
-	27, // 4: pratique.intake.v1.GetTimelineResponse.data:type_name -> pratique.intake.v1.TimelineEntry
-	26, // 5: pratique.intake.v1.GetTimelineResponse.pagination:type_name -> pratique.rpc.v1.Pagination
-	28, // 6: pratique.intake.v1.ListEprRegistrationsResponse.data:type_name -> pratique.intake.v1.EprRegistration
-	26, // 7: pratique.intake.v1.ListEprRegistrationsResponse.pagination:type_name -> pratique.rpc.v1.Pagination
-	16, // 8: pratique.intake.v1.PutOperationCapabilitiesRequest.capabilities:type_name -> pratique.intake.v1.CapabilityDocument
+	26, // 0: pratique.intake.v1.ListImportRequestsRequest.created_after:type_name -> google.protobuf.Timestamp
+	26, // 1: pratique.intake.v1.ListImportRequestsRequest.created_before:type_name -> google.protobuf.Timestamp
+	27, // 2: pratique.intake.v1.ListImportRequestsResponse.data:type_name -> pratique.intake.v1.ImportRequest
+	28, // 3: pratique.intake.v1.ListImportRequestsResponse.pagination:type_name -> pratique.rpc.v1.Pagination
+	29, // 4: pratique.intake.v1.GetTimelineResponse.data:type_name -> pratique.intake.v1.TimelineEntry
+	28, // 5: pratique.intake.v1.GetTimelineResponse.pagination:type_name -> pratique.rpc.v1.Pagination
+	30, // 6: pratique.intake.v1.ListEprRegistrationsResponse.data:type_name -> pratique.intake.v1.EprRegistration
+	28, // 7: pratique.intake.v1.ListEprRegistrationsResponse.pagination:type_name -> pratique.rpc.v1.Pagination
+	18, // 8: pratique.intake.v1.PutOperationCapabilitiesRequest.capabilities:type_name -> pratique.intake.v1.CapabilityDocument
 	0,  // 9: pratique.intake.v1.RequestService.CreateImportRequest:input_type -> pratique.intake.v1.CreateImportRequestRequest
 	2,  // 10: pratique.intake.v1.RequestService.ListImportRequests:input_type -> pratique.intake.v1.ListImportRequestsRequest
 	4,  // 11: pratique.intake.v1.RequestService.GetImportRequest:input_type -> pratique.intake.v1.GetImportRequestRequest
 	5,  // 12: pratique.intake.v1.RequestService.GetWorkflow:input_type -> pratique.intake.v1.GetWorkflowRequest
 	6,  // 13: pratique.intake.v1.RequestService.GetTimeline:input_type -> pratique.intake.v1.GetTimelineRequest
 	8,  // 14: pratique.intake.v1.RequestService.WithdrawImportRequest:input_type -> pratique.intake.v1.WithdrawImportRequestRequest
-	1,  // 15: pratique.intake.v1.RequestService.CreateScanRequest:input_type -> pratique.intake.v1.CreateScanRequestRequest
-	2,  // 16: pratique.intake.v1.RequestService.ListScanRequests:input_type -> pratique.intake.v1.ListImportRequestsRequest
-	4,  // 17: pratique.intake.v1.RequestService.GetScanRequest:input_type -> pratique.intake.v1.GetImportRequestRequest
-	9,  // 18: pratique.intake.v1.EprService.CreateEprRegistration:input_type -> pratique.intake.v1.CreateEprRegistrationRequest
-	10, // 19: pratique.intake.v1.EprService.ListEprRegistrations:input_type -> pratique.intake.v1.ListEprRegistrationsRequest
-	12, // 20: pratique.intake.v1.EprService.GetEprRegistration:input_type -> pratique.intake.v1.GetEprRegistrationRequest
-	13, // 21: pratique.intake.v1.EprService.WithdrawEprRegistration:input_type -> pratique.intake.v1.WithdrawEprRegistrationRequest
-	14, // 22: pratique.intake.v1.SettingsService.GetOperationCapabilities:input_type -> pratique.intake.v1.GetOperationCapabilitiesRequest
-	15, // 23: pratique.intake.v1.SettingsService.PutOperationCapabilities:input_type -> pratique.intake.v1.PutOperationCapabilitiesRequest
-	17, // 24: pratique.intake.v1.SettingsService.GetOwnOperationCapabilities:input_type -> pratique.intake.v1.GetOwnOperationCapabilitiesRequest
-	18, // 25: pratique.intake.v1.SettingsService.GetCapabilitySurfaces:input_type -> pratique.intake.v1.GetCapabilitySurfacesRequest
-	19, // 26: pratique.intake.v1.DirectoryService.GetMe:input_type -> pratique.intake.v1.GetMeRequest
-	20, // 27: pratique.intake.v1.PermitService.GetDispatchPermit:input_type -> pratique.intake.v1.GetDispatchPermitRequest
-	22, // 28: pratique.intake.v1.PermitService.GetEntitlement:input_type -> pratique.intake.v1.GetEntitlementRequest
-	25, // 29: pratique.intake.v1.RequestService.CreateImportRequest:output_type -> pratique.intake.v1.ImportRequest
-	3,  // 30: pratique.intake.v1.RequestService.ListImportRequests:output_type -> pratique.intake.v1.ListImportRequestsResponse
-	25, // 31: pratique.intake.v1.RequestService.GetImportRequest:output_type -> pratique.intake.v1.ImportRequest
-	29, // 32: pratique.intake.v1.RequestService.GetWorkflow:output_type -> pratique.intake.v1.Workflow
-	7,  // 33: pratique.intake.v1.RequestService.GetTimeline:output_type -> pratique.intake.v1.GetTimelineResponse
-	25, // 34: pratique.intake.v1.RequestService.WithdrawImportRequest:output_type -> pratique.intake.v1.ImportRequest
-	25, // 35: pratique.intake.v1.RequestService.CreateScanRequest:output_type -> pratique.intake.v1.ImportRequest
-	3,  // 36: pratique.intake.v1.RequestService.ListScanRequests:output_type -> pratique.intake.v1.ListImportRequestsResponse
-	25, // 37: pratique.intake.v1.RequestService.GetScanRequest:output_type -> pratique.intake.v1.ImportRequest
-	28, // 38: pratique.intake.v1.EprService.CreateEprRegistration:output_type -> pratique.intake.v1.EprRegistration
-	11, // 39: pratique.intake.v1.EprService.ListEprRegistrations:output_type -> pratique.intake.v1.ListEprRegistrationsResponse
-	28, // 40: pratique.intake.v1.EprService.GetEprRegistration:output_type -> pratique.intake.v1.EprRegistration
-	28, // 41: pratique.intake.v1.EprService.WithdrawEprRegistration:output_type -> pratique.intake.v1.EprRegistration
-	30, // 42: pratique.intake.v1.SettingsService.GetOperationCapabilities:output_type -> pratique.intake.v1.OperationCapabilities
-	30, // 43: pratique.intake.v1.SettingsService.PutOperationCapabilities:output_type -> pratique.intake.v1.OperationCapabilities
-	30, // 44: pratique.intake.v1.SettingsService.GetOwnOperationCapabilities:output_type -> pratique.intake.v1.OperationCapabilities
-	31, // 45: pratique.intake.v1.SettingsService.GetCapabilitySurfaces:output_type -> pratique.intake.v1.CapabilitySurfaces
-	32, // 46: pratique.intake.v1.DirectoryService.GetMe:output_type -> pratique.intake.v1.Me
-	21, // 47: pratique.intake.v1.PermitService.GetDispatchPermit:output_type -> pratique.intake.v1.DispatchPermit
-	23, // 48: pratique.intake.v1.PermitService.GetEntitlement:output_type -> pratique.intake.v1.Entitlement
-	29, // [29:49] is the sub-list for method output_type
-	9,  // [9:29] is the sub-list for method input_type
+	9,  // 15: pratique.intake.v1.RequestService.RetryImportRequest:input_type -> pratique.intake.v1.RetryImportRequestRequest
+	10, // 16: pratique.intake.v1.RequestService.CloneImportRequest:input_type -> pratique.intake.v1.CloneImportRequestRequest
+	1,  // 17: pratique.intake.v1.RequestService.CreateScanRequest:input_type -> pratique.intake.v1.CreateScanRequestRequest
+	9,  // 18: pratique.intake.v1.RequestService.RetryScanRequest:input_type -> pratique.intake.v1.RetryImportRequestRequest
+	2,  // 19: pratique.intake.v1.RequestService.ListScanRequests:input_type -> pratique.intake.v1.ListImportRequestsRequest
+	4,  // 20: pratique.intake.v1.RequestService.GetScanRequest:input_type -> pratique.intake.v1.GetImportRequestRequest
+	11, // 21: pratique.intake.v1.EprService.CreateEprRegistration:input_type -> pratique.intake.v1.CreateEprRegistrationRequest
+	12, // 22: pratique.intake.v1.EprService.ListEprRegistrations:input_type -> pratique.intake.v1.ListEprRegistrationsRequest
+	14, // 23: pratique.intake.v1.EprService.GetEprRegistration:input_type -> pratique.intake.v1.GetEprRegistrationRequest
+	15, // 24: pratique.intake.v1.EprService.WithdrawEprRegistration:input_type -> pratique.intake.v1.WithdrawEprRegistrationRequest
+	16, // 25: pratique.intake.v1.SettingsService.GetOperationCapabilities:input_type -> pratique.intake.v1.GetOperationCapabilitiesRequest
+	17, // 26: pratique.intake.v1.SettingsService.PutOperationCapabilities:input_type -> pratique.intake.v1.PutOperationCapabilitiesRequest
+	19, // 27: pratique.intake.v1.SettingsService.GetOwnOperationCapabilities:input_type -> pratique.intake.v1.GetOwnOperationCapabilitiesRequest
+	20, // 28: pratique.intake.v1.SettingsService.GetCapabilitySurfaces:input_type -> pratique.intake.v1.GetCapabilitySurfacesRequest
+	21, // 29: pratique.intake.v1.DirectoryService.GetMe:input_type -> pratique.intake.v1.GetMeRequest
+	22, // 30: pratique.intake.v1.PermitService.GetDispatchPermit:input_type -> pratique.intake.v1.GetDispatchPermitRequest
+	24, // 31: pratique.intake.v1.PermitService.GetEntitlement:input_type -> pratique.intake.v1.GetEntitlementRequest
+	27, // 32: pratique.intake.v1.RequestService.CreateImportRequest:output_type -> pratique.intake.v1.ImportRequest
+	3,  // 33: pratique.intake.v1.RequestService.ListImportRequests:output_type -> pratique.intake.v1.ListImportRequestsResponse
+	27, // 34: pratique.intake.v1.RequestService.GetImportRequest:output_type -> pratique.intake.v1.ImportRequest
+	31, // 35: pratique.intake.v1.RequestService.GetWorkflow:output_type -> pratique.intake.v1.Workflow
+	7,  // 36: pratique.intake.v1.RequestService.GetTimeline:output_type -> pratique.intake.v1.GetTimelineResponse
+	27, // 37: pratique.intake.v1.RequestService.WithdrawImportRequest:output_type -> pratique.intake.v1.ImportRequest
+	27, // 38: pratique.intake.v1.RequestService.RetryImportRequest:output_type -> pratique.intake.v1.ImportRequest
+	27, // 39: pratique.intake.v1.RequestService.CloneImportRequest:output_type -> pratique.intake.v1.ImportRequest
+	27, // 40: pratique.intake.v1.RequestService.CreateScanRequest:output_type -> pratique.intake.v1.ImportRequest
+	27, // 41: pratique.intake.v1.RequestService.RetryScanRequest:output_type -> pratique.intake.v1.ImportRequest
+	3,  // 42: pratique.intake.v1.RequestService.ListScanRequests:output_type -> pratique.intake.v1.ListImportRequestsResponse
+	27, // 43: pratique.intake.v1.RequestService.GetScanRequest:output_type -> pratique.intake.v1.ImportRequest
+	30, // 44: pratique.intake.v1.EprService.CreateEprRegistration:output_type -> pratique.intake.v1.EprRegistration
+	13, // 45: pratique.intake.v1.EprService.ListEprRegistrations:output_type -> pratique.intake.v1.ListEprRegistrationsResponse
+	30, // 46: pratique.intake.v1.EprService.GetEprRegistration:output_type -> pratique.intake.v1.EprRegistration
+	30, // 47: pratique.intake.v1.EprService.WithdrawEprRegistration:output_type -> pratique.intake.v1.EprRegistration
+	32, // 48: pratique.intake.v1.SettingsService.GetOperationCapabilities:output_type -> pratique.intake.v1.OperationCapabilities
+	32, // 49: pratique.intake.v1.SettingsService.PutOperationCapabilities:output_type -> pratique.intake.v1.OperationCapabilities
+	32, // 50: pratique.intake.v1.SettingsService.GetOwnOperationCapabilities:output_type -> pratique.intake.v1.OperationCapabilities
+	33, // 51: pratique.intake.v1.SettingsService.GetCapabilitySurfaces:output_type -> pratique.intake.v1.CapabilitySurfaces
+	34, // 52: pratique.intake.v1.DirectoryService.GetMe:output_type -> pratique.intake.v1.Me
+	23, // 53: pratique.intake.v1.PermitService.GetDispatchPermit:output_type -> pratique.intake.v1.DispatchPermit
+	25, // 54: pratique.intake.v1.PermitService.GetEntitlement:output_type -> pratique.intake.v1.Entitlement
+	32, // [32:55] is the sub-list for method output_type
+	9,  // [9:32] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
 	9,  // [9:9] is the sub-list for extension extendee
 	0,  // [0:9] is the sub-list for field type_name
@@ -1902,19 +2066,20 @@ func file_pratique_intake_v1_service_proto_init() {
 	file_pratique_intake_v1_service_proto_msgTypes[2].OneofWrappers = []any{}
 	file_pratique_intake_v1_service_proto_msgTypes[6].OneofWrappers = []any{}
 	file_pratique_intake_v1_service_proto_msgTypes[8].OneofWrappers = []any{}
-	file_pratique_intake_v1_service_proto_msgTypes[9].OneofWrappers = []any{}
 	file_pratique_intake_v1_service_proto_msgTypes[10].OneofWrappers = []any{}
-	file_pratique_intake_v1_service_proto_msgTypes[13].OneofWrappers = []any{}
-	file_pratique_intake_v1_service_proto_msgTypes[14].OneofWrappers = []any{}
+	file_pratique_intake_v1_service_proto_msgTypes[11].OneofWrappers = []any{}
+	file_pratique_intake_v1_service_proto_msgTypes[12].OneofWrappers = []any{}
 	file_pratique_intake_v1_service_proto_msgTypes[15].OneofWrappers = []any{}
 	file_pratique_intake_v1_service_proto_msgTypes[16].OneofWrappers = []any{}
+	file_pratique_intake_v1_service_proto_msgTypes[17].OneofWrappers = []any{}
+	file_pratique_intake_v1_service_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pratique_intake_v1_service_proto_rawDesc), len(file_pratique_intake_v1_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

@@ -25,7 +25,10 @@ const (
 	RequestService_GetWorkflow_FullMethodName           = "/pratique.intake.v1.RequestService/GetWorkflow"
 	RequestService_GetTimeline_FullMethodName           = "/pratique.intake.v1.RequestService/GetTimeline"
 	RequestService_WithdrawImportRequest_FullMethodName = "/pratique.intake.v1.RequestService/WithdrawImportRequest"
+	RequestService_RetryImportRequest_FullMethodName    = "/pratique.intake.v1.RequestService/RetryImportRequest"
+	RequestService_CloneImportRequest_FullMethodName    = "/pratique.intake.v1.RequestService/CloneImportRequest"
 	RequestService_CreateScanRequest_FullMethodName     = "/pratique.intake.v1.RequestService/CreateScanRequest"
+	RequestService_RetryScanRequest_FullMethodName      = "/pratique.intake.v1.RequestService/RetryScanRequest"
 	RequestService_ListScanRequests_FullMethodName      = "/pratique.intake.v1.RequestService/ListScanRequests"
 	RequestService_GetScanRequest_FullMethodName        = "/pratique.intake.v1.RequestService/GetScanRequest"
 )
@@ -47,8 +50,14 @@ type RequestServiceClient interface {
 	GetTimeline(ctx context.Context, in *GetTimelineRequest, opts ...grpc.CallOption) (*GetTimelineResponse, error)
 	// WithdrawImportRequest takes a request back while it is pending, approved or importing.
 	WithdrawImportRequest(ctx context.Context, in *WithdrawImportRequestRequest, opts ...grpc.CallOption) (*ImportRequest, error)
+	// RetryImportRequest asks for the same digest again, in the same chain. The approval is carried over while digest and EPR basis are unchanged.
+	RetryImportRequest(ctx context.Context, in *RetryImportRequestRequest, opts ...grpc.CallOption) (*ImportRequest, error)
+	// CloneImportRequest makes a fresh request with the fields of another: the tag is resolved again, a new decision is needed, a new chain starts.
+	CloneImportRequest(ctx context.Context, in *CloneImportRequestRequest, opts ...grpc.CallOption) (*ImportRequest, error)
 	// CreateScanRequest scans an image on demand: no EPR, no approval by people, nothing is ever released from it.
 	CreateScanRequest(ctx context.Context, in *CreateScanRequestRequest, opts ...grpc.CallOption) (*ImportRequest, error)
+	// RetryScanRequest scans the same digest again, in the same chain.
+	RetryScanRequest(ctx context.Context, in *RetryImportRequestRequest, opts ...grpc.CallOption) (*ImportRequest, error)
 	ListScanRequests(ctx context.Context, in *ListImportRequestsRequest, opts ...grpc.CallOption) (*ListImportRequestsResponse, error)
 	GetScanRequest(ctx context.Context, in *GetImportRequestRequest, opts ...grpc.CallOption) (*ImportRequest, error)
 }
@@ -121,10 +130,40 @@ func (c *requestServiceClient) WithdrawImportRequest(ctx context.Context, in *Wi
 	return out, nil
 }
 
+func (c *requestServiceClient) RetryImportRequest(ctx context.Context, in *RetryImportRequestRequest, opts ...grpc.CallOption) (*ImportRequest, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImportRequest)
+	err := c.cc.Invoke(ctx, RequestService_RetryImportRequest_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *requestServiceClient) CloneImportRequest(ctx context.Context, in *CloneImportRequestRequest, opts ...grpc.CallOption) (*ImportRequest, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImportRequest)
+	err := c.cc.Invoke(ctx, RequestService_CloneImportRequest_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *requestServiceClient) CreateScanRequest(ctx context.Context, in *CreateScanRequestRequest, opts ...grpc.CallOption) (*ImportRequest, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ImportRequest)
 	err := c.cc.Invoke(ctx, RequestService_CreateScanRequest_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *requestServiceClient) RetryScanRequest(ctx context.Context, in *RetryImportRequestRequest, opts ...grpc.CallOption) (*ImportRequest, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImportRequest)
+	err := c.cc.Invoke(ctx, RequestService_RetryScanRequest_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -168,8 +207,14 @@ type RequestServiceServer interface {
 	GetTimeline(context.Context, *GetTimelineRequest) (*GetTimelineResponse, error)
 	// WithdrawImportRequest takes a request back while it is pending, approved or importing.
 	WithdrawImportRequest(context.Context, *WithdrawImportRequestRequest) (*ImportRequest, error)
+	// RetryImportRequest asks for the same digest again, in the same chain. The approval is carried over while digest and EPR basis are unchanged.
+	RetryImportRequest(context.Context, *RetryImportRequestRequest) (*ImportRequest, error)
+	// CloneImportRequest makes a fresh request with the fields of another: the tag is resolved again, a new decision is needed, a new chain starts.
+	CloneImportRequest(context.Context, *CloneImportRequestRequest) (*ImportRequest, error)
 	// CreateScanRequest scans an image on demand: no EPR, no approval by people, nothing is ever released from it.
 	CreateScanRequest(context.Context, *CreateScanRequestRequest) (*ImportRequest, error)
+	// RetryScanRequest scans the same digest again, in the same chain.
+	RetryScanRequest(context.Context, *RetryImportRequestRequest) (*ImportRequest, error)
 	ListScanRequests(context.Context, *ListImportRequestsRequest) (*ListImportRequestsResponse, error)
 	GetScanRequest(context.Context, *GetImportRequestRequest) (*ImportRequest, error)
 	mustEmbedUnimplementedRequestServiceServer()
@@ -200,8 +245,17 @@ func (UnimplementedRequestServiceServer) GetTimeline(context.Context, *GetTimeli
 func (UnimplementedRequestServiceServer) WithdrawImportRequest(context.Context, *WithdrawImportRequestRequest) (*ImportRequest, error) {
 	return nil, status.Error(codes.Unimplemented, "method WithdrawImportRequest not implemented")
 }
+func (UnimplementedRequestServiceServer) RetryImportRequest(context.Context, *RetryImportRequestRequest) (*ImportRequest, error) {
+	return nil, status.Error(codes.Unimplemented, "method RetryImportRequest not implemented")
+}
+func (UnimplementedRequestServiceServer) CloneImportRequest(context.Context, *CloneImportRequestRequest) (*ImportRequest, error) {
+	return nil, status.Error(codes.Unimplemented, "method CloneImportRequest not implemented")
+}
 func (UnimplementedRequestServiceServer) CreateScanRequest(context.Context, *CreateScanRequestRequest) (*ImportRequest, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateScanRequest not implemented")
+}
+func (UnimplementedRequestServiceServer) RetryScanRequest(context.Context, *RetryImportRequestRequest) (*ImportRequest, error) {
+	return nil, status.Error(codes.Unimplemented, "method RetryScanRequest not implemented")
 }
 func (UnimplementedRequestServiceServer) ListScanRequests(context.Context, *ListImportRequestsRequest) (*ListImportRequestsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListScanRequests not implemented")
@@ -338,6 +392,42 @@ func _RequestService_WithdrawImportRequest_Handler(srv interface{}, ctx context.
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RequestService_RetryImportRequest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetryImportRequestRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RequestServiceServer).RetryImportRequest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RequestService_RetryImportRequest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RequestServiceServer).RetryImportRequest(ctx, req.(*RetryImportRequestRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RequestService_CloneImportRequest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CloneImportRequestRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RequestServiceServer).CloneImportRequest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RequestService_CloneImportRequest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RequestServiceServer).CloneImportRequest(ctx, req.(*CloneImportRequestRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _RequestService_CreateScanRequest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateScanRequestRequest)
 	if err := dec(in); err != nil {
@@ -352,6 +442,24 @@ func _RequestService_CreateScanRequest_Handler(srv interface{}, ctx context.Cont
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(RequestServiceServer).CreateScanRequest(ctx, req.(*CreateScanRequestRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RequestService_RetryScanRequest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetryImportRequestRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RequestServiceServer).RetryScanRequest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RequestService_RetryScanRequest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RequestServiceServer).RetryScanRequest(ctx, req.(*RetryImportRequestRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -424,8 +532,20 @@ var RequestService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _RequestService_WithdrawImportRequest_Handler,
 		},
 		{
+			MethodName: "RetryImportRequest",
+			Handler:    _RequestService_RetryImportRequest_Handler,
+		},
+		{
+			MethodName: "CloneImportRequest",
+			Handler:    _RequestService_CloneImportRequest_Handler,
+		},
+		{
 			MethodName: "CreateScanRequest",
 			Handler:    _RequestService_CreateScanRequest_Handler,
+		},
+		{
+			MethodName: "RetryScanRequest",
+			Handler:    _RequestService_RetryScanRequest_Handler,
 		},
 		{
 			MethodName: "ListScanRequests",

@@ -70,6 +70,9 @@ func askOf(e event.Envelope) (app.Ask, bool, error) {
 		if msg.GetRequestType() != "quarantine" {
 			return app.Ask{}, false, nil
 		}
+		if msg.GetCarriedOverFrom() != "" { // a retry of what was approved: nobody decides again
+			return app.Ask{}, false, nil
+		}
 		return checked(app.Ask{
 			Tenant: e.Tenant(), Kind: domain.ImportRequest, Subject: e.Aggregate(), Requester: msg.GetRequestedBy(),
 			ChainRequesters: msg.GetChainRequesters(), Digest: msg.GetSourceImageDigest(), Cause: e,
@@ -106,6 +109,9 @@ func (s *Server) void(ctx context.Context, tx pgx.Tx, e event.Envelope) error {
 		msg := &intakev1.RequestWithdrawn{}
 		if err := e.Decode(msg); err != nil {
 			return bus.Poison(err)
+		}
+		if msg.GetCarriedOverFrom() != "" || msg.GetRequestType() == requestScan {
+			return bus.Discard("no_decision_needed") // it never had a case
 		}
 		gone.Requester, gone.Untaken, why = msg.GetRequestedBy(), msg.GetFromStatus() == "pending", msg.GetReason()
 	} else {

@@ -42,8 +42,8 @@ func (s *Server) decideRequest(ctx context.Context, in *approvalv1.DecideRequest
 	}
 	caseID, err := s.await(ctx, domain.ImportRequest, id, func() error {
 		r, err := get()
-		if err == nil && r.GetRequestType() == requestScan {
-			err = systemDecided(r)
+		if err == nil && (r.GetRequestType() == requestScan || r.GetDecisionTimeline().GetCarriedOverFrom() != "") {
+			err = decidedBefore(r)
 		}
 		return err
 	})
@@ -61,10 +61,14 @@ func (s *Server) decideRequest(ctx context.Context, in *approvalv1.DecideRequest
 
 const requestScan = "scan"
 
-// systemDecided refuses a decision about a scan, which has no case and never gets one.
-func systemDecided(r *intakev1.ImportRequest) error {
+// decidedBefore refuses a decision about a scan, or a retry that carries its approval over: neither has a case or ever gets one.
+func decidedBefore(r *intakev1.ImportRequest) error {
 	timeline := r.GetDecisionTimeline()
-	return fault.New(errorsv1.Reason_REASON_APPROVAL_ALREADY_DECIDED, "a scan needs nobody's decision",
+	why := "a scan needs nobody's decision"
+	if r.GetRequestType() != requestScan {
+		why = "the approval was carried over from the request that this one retries"
+	}
+	return fault.New(errorsv1.Reason_REASON_APPROVAL_ALREADY_DECIDED, why,
 		fault.D("state", timeline.GetDecisionStatus()), fault.D("decided_by", timeline.GetDecidedByUserId()))
 }
 

@@ -52,6 +52,9 @@ var sentences = func() map[string]sentence {
 		if m.GetDecidedBy() == "system" {
 			return info("Request approved by policy.")
 		}
+		if from := m.GetCarriedOverFrom(); from != "" {
+			return info("Approval carried over from request %s%s.", from, because(m.GetReason()))
+		}
 		return info("Request approved%s.", because(m.GetReason()))
 	}))
 	add(say(func(m *intakev1.RequestRejected) told {

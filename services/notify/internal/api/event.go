@@ -134,7 +134,7 @@ var readers = map[string]reader{
 	"pratique.intake.v1.RequestSubmitted": reads(func() *intakev1.RequestSubmitted { return &intakev1.RequestSubmitted{} },
 		func(m *intakev1.RequestSubmitted, f *domain.Fact) {
 			f.RequestType, f.Registry, f.Image, f.Digest = m.GetRequestType(), m.GetSourceRegistry(), m.GetSourceImageRef(), m.GetSourceImageDigest()
-			f.Reason = m.GetJustification()
+			f.Reason, f.Carried = m.GetJustification(), m.GetCarriedOverFrom() != ""
 		}),
 	"pratique.intake.v1.RequestApproved": reads(func() *intakev1.RequestApproved { return &intakev1.RequestApproved{} },
 		func(m *intakev1.RequestApproved, f *domain.Fact) {

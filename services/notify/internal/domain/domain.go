@@ -42,6 +42,7 @@ const (
 type Fact struct {
 	Event       string // the message's short name, "RequestApproved"
 	RequestType string // quarantine | scan
+	Carried     bool   // of RequestSubmitted: it needs no decision, since it carries one over
 	Status      string // of QuarantineConcluded: success | quarantined | failed
 	Failure     Failure
 	Requester   uuid.UUID // Nil: nobody asked, or the system did
@@ -101,8 +102,9 @@ const nobody Type = ""
 
 // rules is the table: every event that is listened to, every case of it.
 var rules = []rule{
-	{"RequestSubmitted", quarantine, ImportApprovalRequested},
-	{"RequestSubmitted", scan, nobody}, // approved by the system at once
+	{"RequestSubmitted", both(quarantine, not(carried)), ImportApprovalRequested},
+	{"RequestSubmitted", both(quarantine, carried), nobody}, // a retry of what was approved
+	{"RequestSubmitted", scan, nobody},                      // approved by the system at once
 	{"RequestApproved", quarantine, ImportApproved},
 	{"RequestApproved", scan, nobody},
 	{"RequestRejected", always, ImportRejected},
@@ -131,6 +133,7 @@ func not(when func(Fact) bool) func(Fact) bool { return func(f Fact) bool { retu
 
 func quarantine(f Fact) bool { return f.RequestType == "quarantine" }
 func scan(f Fact) bool       { return f.RequestType == "scan" }
+func carried(f Fact) bool    { return f.Carried }
 
 func came(status string) func(Fact) bool { return func(f Fact) bool { return f.Status == status } }
 

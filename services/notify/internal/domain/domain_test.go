@@ -53,6 +53,11 @@ func about(event, requestType string) Fact {
 	return f
 }
 
+func carrying(f Fact) Fact {
+	f.Carried = true
+	return f
+}
+
 func concluded(requestType, status, class, code string) Fact {
 	f := about("QuarantineConcluded", requestType)
 	f.Status, f.Failure = status, Failure{class, code}
@@ -63,6 +68,7 @@ func concluded(requestType, status, class, code string) Fact {
 func table() map[string]outcome {
 	out := map[string]outcome{
 		"a quarantine request asks the reviewers":           {about("RequestSubmitted", "quarantine"), "external_image_import_approval_requested", reviewers},
+		"a carried-over approval asks nobody":               {carrying(about("RequestSubmitted", "quarantine")), "", nil},
 		"a scan asks nobody":                                {about("RequestSubmitted", "scan"), "", nil},
 		"an approval reaches tenant and requester":          {about("RequestApproved", "quarantine"), "external_image_import_approved", concerned},
 		"a scan's own approval is no news":                  {about("RequestApproved", "scan"), "", nil},
