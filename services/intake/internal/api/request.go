@@ -33,20 +33,12 @@ type Requests struct {
 func (s *Requests) CreateImportRequest(ctx context.Context, in *intakev1.CreateImportRequestRequest) (*intakev1.ImportRequest, error) {
 	problems := fault.Fields()
 	ask := app.Ask{Type: domain.TypeQuarantine, ValidateOnly: in.GetValidateOnly(), Method: "CreateImportRequest"}
-	if ask.EprRecordID = line(problems, "epr_record_id", in.GetEprRecordId(), true, 64); ask.EprRecordID != "" && !domain.ValidRecordID(ask.EprRecordID) {
-		problems.Add("epr_record_id", "must be "+domain.RecordIDRule)
-	}
+	ask.EprRecordID = recordOf(problems, in.GetEprRecordId())
 	ask.Source = sourceOf(problems, in.GetSourceRegistry(), in.GetSourceImageRef())
 	ask.Justification = prose(problems, "justification", in.GetJustification(), maxJustification)
 	credential(problems, in.RegistryAuthId)
 	oneOf(problems, "artifact_type", in.ArtifactType, []string{"image"})
-	if text := line(problems, "destination_image_ref", in.GetDestinationImageRef(), false, maxRef); text != "" {
-		ref, err := oci.ParseDestination(text)
-		if err != nil {
-			problems.Add("destination_image_ref", err.Error())
-		}
-		ask.Destination = &ref
-	}
+	ask.Destination = destinationOf(problems, in.GetDestinationImageRef())
 	if err := problems.Err(); err != nil {
 		return nil, err
 	}

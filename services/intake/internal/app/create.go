@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -30,6 +31,7 @@ type Ask struct {
 	Destination   *oci.Reference
 	EprRecordID   string // empty for scans
 	Justification string
+	ClonedFrom    uuid.UUID // Nil when nothing is cloned
 	ValidateOnly  bool
 	Method        string // of the call, for the audit of a denial
 }
@@ -75,11 +77,11 @@ func (a *App) create(ctx context.Context, caller auth.Caller, in proto.Message, 
 	if r.ID, err = newID(); err != nil {
 		return nil, err
 	}
-	r.ChainID = r.ID
+	r.ChainID, r.ChainPosition = r.ID, 1
 	var out *intakev1.ImportRequest
 	err = a.db.Write(ctx, pg.OneTenant(caller.Tenant), func(tx pgx.Tx) error {
 		out, err = idempotency.Run(ctx, tx, in, &intakev1.ImportRequest{}, func() (*intakev1.ImportRequest, error) {
-			return a.insert(ctx, tx, caller, r)
+			return a.insert(ctx, tx, caller, r, nil)
 		})
 		failpoint.Hit("intake.before_commit_create")
 		return err
@@ -107,6 +109,7 @@ func (a *App) draft(caller auth.Caller, ask Ask, basis string, image source.Imag
 		Tenant: caller.Tenant, Type: ask.Type, ArtifactType: "image", RequestedBy: caller.PersonID, EprRecordID: ask.EprRecordID,
 		EprBasis: basis, SourceRegistry: ask.Source.Host, SourceImageRef: pathOf(ask.Source), SourceDigest: image.Digest,
 		Platforms: image.Platforms, Justification: ask.Justification, ChainRequesters: []uuid.UUID{caller.PersonID},
+		ClonedFrom: ask.ClonedFrom,
 	}
 	if ask.Destination != nil {
 		r.DestinationRef = ask.Destination.String()
@@ -140,9 +143,10 @@ func duplicate(existing uuid.UUID) error {
 	return fault.New(errorsv1.Reason_REASON_DUPLICATE_REQUEST, "an open request for the same image exists", fault.D("existing_id", existing))
 }
 
-// insert stores the request with its first transition and its events. Tenant, capability and EPR are asked again here, since the lookup at the
-// source took its time. A scan is approved by the system at once.
-func (a *App) insert(ctx context.Context, tx pgx.Tx, caller auth.Caller, r *domain.Request) (*intakev1.ImportRequest, error) {
+// insert stores the request with its first transition and its events; last is the request that it retries, held by the transaction, or nil.
+// Tenant, capability and EPR are asked again here, since the lookup at the source took its time. A scan is approved by the system at once, a
+// retry by the decision that it carries over.
+func (a *App) insert(ctx context.Context, tx pgx.Tx, caller auth.Caller, r, last *domain.Request) (*intakev1.ImportRequest, error) {
 	standing, err := store.StandingOf(ctx, tx, r.Tenant, r.EprRecordID)
 	if err != nil {
 		return nil, err
@@ -150,23 +154,9 @@ func (a *App) insert(ctx context.Context, tx pgx.Tx, caller auth.Caller, r *doma
 	if err := a.recheck(standing, r, a.now()); err != nil {
 		return nil, err
 	}
-	now, actor := a.now(), caller.Actor()
-	change := newChange(now)
-	first := r.Begin(now)
-	steps := []domain.Step{first}
-	submitted, err := change.tell(ctx, r, actor, first.Version, requestSubmitted(r))
-	if err != nil {
+	change := newChange(a.now())
+	if err := begin(ctx, change, r, last, caller.Actor()); err != nil {
 		return nil, err
-	}
-	if r.Type == domain.TypeScan {
-		step, err := r.Decide(domain.Approve, system, "on-demand scans need no approval", now, now)
-		if err != nil {
-			return nil, err
-		}
-		steps = append(steps, step)
-		if _, err := change.tell(ctx, r, system, step.Version, requestApproved(r)); err != nil {
-			return nil, err
-		}
 	}
 	inserted, err := store.InsertRequest(ctx, tx, r)
 	if err != nil {
@@ -179,14 +169,14 @@ func (a *App) insert(ctx context.Context, tx pgx.Tx, caller auth.Caller, r *doma
 		}
 		return nil, duplicate(open)
 	}
-	if err := change.steps(ctx, r, steps, act{Actor: actor}); err != nil {
-		return nil, err
+	if last != nil {
+		change.touch(last)
+		step := last.RetryAs(r.ID, change.now)
+		if err := change.steps(ctx, last, []domain.Step{step}, act{Actor: caller.Actor(), Reason: "retried as " + r.ID.String()}); err != nil {
+			return nil, err
+		}
 	}
-	change.transitions[0].Event = uuid.MustParse(submitted.ID)
-	if len(change.transitions) > 1 {
-		change.transitions[1].Actor = system
-	}
-	if err := store.SeePerson(ctx, tx, caller.Subject, now); err != nil {
+	if err := store.SeePerson(ctx, tx, caller.Subject, change.now); err != nil {
 		return nil, err
 	}
 	if err := change.save(ctx, tx); err != nil {
@@ -195,12 +185,57 @@ func (a *App) insert(ctx context.Context, tx pgx.Tx, caller auth.Caller, r *doma
 	return view.Request(r)
 }
 
+// begin takes the first steps of a request, with their events.
+func begin(ctx context.Context, change *change, r, last *domain.Request, actor string) error {
+	steps := []domain.Step{r.Begin(change.now)}
+	granted, why := grant(r, last, change.now)
+	if granted != nil {
+		step, err := r.Decide(domain.Approve, granted.By, granted.Reason, *granted.At, change.now)
+		if err != nil {
+			return err
+		}
+		r.Facts.Decision.CarriedFrom = granted.CarriedFrom
+		steps = append(steps, step)
+	}
+	submitted, err := change.tell(ctx, r, actor, steps[0].Version, requestSubmitted(r))
+	if err != nil {
+		return err
+	}
+	if err := change.steps(ctx, r, steps[:1], act{Actor: actor}); err != nil {
+		return err
+	}
+	change.transitions[0].Event = uuid.MustParse(submitted.ID)
+	if granted == nil {
+		return nil
+	}
+	if _, err := change.tell(ctx, r, system, steps[1].Version, requestApproved(r)); err != nil {
+		return err
+	}
+	return change.steps(ctx, r, steps[1:], act{Actor: system, Reason: why})
+}
+
+// grant is the approval that a request begins with, and what the audit trail says about it; nil when people must decide.
+func grant(r, last *domain.Request, now time.Time) (d *domain.Decision, why string) {
+	if r.Type == domain.TypeScan {
+		return &domain.Decision{By: system, Reason: "on-demand scans need no approval", At: &now}, ""
+	}
+	if last == nil {
+		return nil, ""
+	}
+	d = r.Carried(last)
+	if d == nil || d.At == nil {
+		return nil, ""
+	}
+	return d, "approval of " + actorOf(d.By) + " carried over from " + d.CarriedFrom
+}
+
 func requestSubmitted(r *domain.Request) *intakev1.RequestSubmitted {
 	return &intakev1.RequestSubmitted{
 		ImportId: r.ID.String(), TenantId: r.Tenant.String(), RequestType: string(r.Type), RequestedBy: r.RequestedBy.String(),
 		SourceRegistry: r.SourceRegistry, SourceImageRef: r.SourceImageRef, SourceImageDigest: r.SourceDigest, EprRecordId: r.EprRecordID,
 		EprBasis: r.EprBasis, DestinationImageRef: r.DestinationRef, Justification: r.Justification, ChainId: r.ChainID.String(),
 		ChainRequesters: ids(r.ChainRequesters), Platforms: view.Platforms(r.Platforms),
+		CarriedOverFrom: r.Facts.Decision.CarriedFrom, RetryOf: textOf(r.RetryOf),
 	}
 }
 
@@ -210,11 +245,20 @@ func requestApproved(r *domain.Request) *intakev1.RequestApproved {
 		ImportId: r.ID.String(), TenantId: r.Tenant.String(), RequestType: string(r.Type), SourceRegistry: r.SourceRegistry,
 		SourceImageRef: r.SourceImageRef, SourceImageDigest: r.SourceDigest, DecidedBy: d.By, Reason: d.Reason,
 		RequestedBy: r.RequestedBy.String(), ChainRequesters: ids(r.ChainRequesters), DestinationImageRef: r.DestinationRef,
+		CarriedOverFrom: d.CarriedFrom,
 	}
 	if d.At != nil {
 		out.DecidedAt = timestamppb.New(*d.At)
 	}
 	return out
+}
+
+// textOf is empty for no id.
+func textOf(id uuid.UUID) string {
+	if id == uuid.Nil {
+		return ""
+	}
+	return id.String()
 }
 
 func ids(list []uuid.UUID) []string {

@@ -55,6 +55,7 @@ type said struct {
 	Status         string `json:"status"`
 	ExecutionState string `json:"execution_state"`
 	ReleaseState   string `json:"release_state"`
+	CarriedFrom    string `json:"carried_over_from"`
 }
 
 // Trail handles a batch of lifecycle events of all services: one line each, whether or not the request is here yet.
@@ -97,6 +98,10 @@ func lineOf(e event.Envelope) (store.Line, error) {
 		if s.FromStatus == s.Status { // the status stood still: what moved is further on
 			line.From, line.To = "", firstOf(moved(s.ReleaseState), s.ExecutionState)
 		}
+	case nameOf(&intakev1.RequestApproved{}):
+		if s.CarriedFrom != "" {
+			line.Reason = "carried over from " + s.CarriedFrom + because(s.Reason)
+		}
 	case nameOf(&intakev1.RequestWithdrawn{}):
 		line.From, line.To = s.FromStatus, "withdrawn"
 	case nameOf(&evidencev1.EvidenceDecided{}):
@@ -105,6 +110,13 @@ func lineOf(e event.Envelope) (store.Line, error) {
 		line.To = s.Status
 	}
 	return line, nil
+}
+
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return ": " + reason
 }
 
 func moved(release string) string {

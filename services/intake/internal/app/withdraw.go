@@ -48,6 +48,7 @@ func (a *App) Withdraw(ctx context.Context, id uuid.UUID, reason string) (*domai
 		withdrawn := &intakev1.RequestWithdrawn{
 			ImportId: r.ID.String(), TenantId: r.Tenant.String(), WithdrawnBy: caller.PersonID.String(), Reason: reason,
 			FromStatus: string(from), RequestedBy: r.RequestedBy.String(), SourceImageRef: r.SourceImageRef, RequestType: string(r.Type),
+			CarriedOverFrom: r.Facts.Decision.CarriedFrom,
 		}
 		if _, err := change.tell(ctx, r, caller.Actor(), step.Version, withdrawn); err != nil {
 			return err

@@ -53,9 +53,10 @@ type Surface struct{ Nav, Routes, Actions []string }
 var surfaces = map[Capability]Surface{
 	Build: {Nav: []string{"build"}, Routes: []string{"build"}, Actions: []string{"build.start"}},
 	QuarantineRequest: {
-		Nav:     []string{"import_requests", "epr_registrations"},
-		Routes:  []string{"images.import-requests", "epr.registration-requests"},
-		Actions: []string{"import_request.create", "import_request.withdraw", "epr_registration.create", "epr_registration.withdraw"},
+		Nav:    []string{"import_requests", "epr_registrations"},
+		Routes: []string{"images.import-requests", "epr.registration-requests"},
+		Actions: []string{"import_request.create", "import_request.withdraw", "import_request.retry", "import_request.clone",
+			"epr_registration.create", "epr_registration.withdraw"},
 	},
 	QuarantineRelease: {
 		Nav:     []string{"released_artifacts"},
@@ -64,7 +65,7 @@ var surfaces = map[Capability]Surface{
 	},
 	OndemandScanning: {
 		Nav: []string{"scan_requests"}, Routes: []string{"images.scan-requests"},
-		Actions: []string{"scan_request.create", "scan_request.withdraw"},
+		Actions: []string{"scan_request.create", "scan_request.withdraw", "scan_request.retry"},
 	},
 }
 

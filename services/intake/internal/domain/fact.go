@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // Facts are what the owners have said about a request, each kind with the sequence it was last heard at. Kinds are kept apart, so that an
@@ -13,6 +15,7 @@ type Facts struct {
 	Decision       Decision        `json:"decision"`
 	Blocked        *Failure        `json:"blocked,omitempty"` // intake itself refused to go on
 	WithdrawnFrom  Status          `json:"withdrawn_from,omitempty"`
+	RetriedAs      *uuid.UUID      `json:"retried_as,omitempty"` // the next request of the chain
 	Queued         *Queued         `json:"queued,omitempty"`
 	Waiting        *Waiting        `json:"waiting,omitempty"`
 	Started        *Started        `json:"started,omitempty"`
@@ -33,6 +36,8 @@ type Decision struct {
 	Reason string     `json:"reason,omitempty"`
 	By     string     `json:"by,omitempty"` // a person's id or "system"
 	At     *time.Time `json:"at,omitempty"`
+	// CarriedFrom is the request that was decided about, when a retry carries its decision over.
+	CarriedFrom string `json:"carried_from,omitempty"`
 }
 
 // Queued: dispatch took the request over.

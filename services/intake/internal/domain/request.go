@@ -39,6 +39,9 @@ type Request struct {
 	DestinationRef  string // empty when not asked for
 	Justification   string
 	ChainID         uuid.UUID
+	ChainPosition   int       // from 1, the original
+	RetryOf         uuid.UUID // the request before this one in the chain; Nil for an original
+	ClonedFrom      uuid.UUID // Nil when not cloned
 	ChainRequesters []uuid.UUID
 
 	State       State

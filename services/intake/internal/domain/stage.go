@@ -95,6 +95,9 @@ func (r *Request) stageTime(key Execution) *time.Time {
 	case AwaitingApproval:
 		return &r.CreatedAt
 	case AwaitingDispatch:
+		if f.Decision.CarriedFrom != "" { // decided before there was this request
+			return &r.CreatedAt
+		}
 		return f.Decision.At
 	case PipelineRunning:
 		if f.Started != nil {

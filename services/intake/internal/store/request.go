@@ -15,18 +15,20 @@ import (
 
 const requestColumns = `
 id, tenant_id, request_type, artifact_type, requested_by, epr_record_id, epr_basis, source_registry, source_image_ref, source_image_digest,
-platforms, destination_image_ref, justification, chain_id, chain_requesters, status, execution_state, release_state, facts,
-execution_state_at, concluded_at, version, created_at, updated_at`
+platforms, destination_image_ref, justification, chain_id, chain_requesters, chain_position,
+retry_of, cloned_from, status, execution_state, release_state, facts, execution_state_at, concluded_at, version, created_at, updated_at`
 
 func scanRequest(row pgx.CollectableRow) (*domain.Request, error) {
 	var r domain.Request
 	var platforms, facts []byte
+	var retryOf, clonedFrom *uuid.UUID
 	err := row.Scan(&r.ID, &r.Tenant, &r.Type, &r.ArtifactType, &r.RequestedBy, &r.EprRecordID, &r.EprBasis, &r.SourceRegistry, &r.SourceImageRef,
-		&r.SourceDigest, &platforms, &r.DestinationRef, &r.Justification, &r.ChainID, &r.ChainRequesters, &r.State.Status, &r.State.Execution,
-		&r.State.Release, &facts, &r.ExecutionAt, &r.ConcludedAt, &r.Version, &r.CreatedAt, &r.UpdatedAt)
+		&r.SourceDigest, &platforms, &r.DestinationRef, &r.Justification, &r.ChainID, &r.ChainRequesters, &r.ChainPosition,
+		&retryOf, &clonedFrom, &r.State.Status, &r.State.Execution, &r.State.Release, &facts, &r.ExecutionAt, &r.ConcludedAt, &r.Version, &r.CreatedAt, &r.UpdatedAt)
 	if err != nil {
 		return nil, err
 	}
+	r.RetryOf, r.ClonedFrom = orNil(retryOf), orNil(clonedFrom)
 	utc(&r.ExecutionAt, r.ConcludedAt, &r.CreatedAt, &r.UpdatedAt)
 	if err := json.Unmarshal(platforms, &r.Platforms); err != nil {
 		return nil, fmt.Errorf("platforms of %s: %w", r.ID, err)
@@ -39,10 +41,10 @@ func scanRequest(row pgx.CollectableRow) (*domain.Request, error) {
 
 const insertRequest = `
 insert into request (id, tenant_id, request_type, artifact_type, requested_by, epr_record_id, epr_basis, source_registry, source_image_ref,
-	source_image_digest, platforms, destination_image_ref, justification, chain_id, chain_requesters, status, execution_state, release_state,
-	release_blocker_reason, failure_class, failure_code, policy_decision, facts, execution_state_at, concluded_at, version, created_at, updated_at)
+	source_image_digest, platforms, destination_image_ref, justification, chain_id, chain_requesters, chain_position, retry_of,
+	cloned_from, status, execution_state, release_state, release_blocker_reason, failure_class, failure_code, policy_decision, facts, execution_state_at, concluded_at, version, created_at, updated_at)
 values (@id, @tenant, @type, @artifact, @requester, @epr, @basis, @registry, @ref, @digest, @platforms, @destination, @justification, @chain,
-	@requesters, @status, @execution, @release, '', '', '', '', @facts, @execution_at, null, @version, @created, @updated)
+	@requesters, @position, @retry_of, @cloned_from, @status, @execution, @release, '', '', '', '', @facts, @execution_at, null, @version, @created, @updated)
 on conflict (tenant_id, request_type, source_image_digest) where status in ('pending', 'approved', 'importing') do nothing`
 
 // InsertRequest stores a new request; false when an open one of the same tenant, type and digest stands in its way.
@@ -59,6 +61,7 @@ func InsertRequest(ctx context.Context, tx pgx.Tx, r *domain.Request) (bool, err
 		"id": r.ID, "tenant": r.Tenant, "type": r.Type, "artifact": r.ArtifactType, "requester": r.RequestedBy, "epr": r.EprRecordID,
 		"basis": r.EprBasis, "registry": r.SourceRegistry, "ref": r.SourceImageRef, "digest": r.SourceDigest, "platforms": platforms,
 		"destination": r.DestinationRef, "justification": r.Justification, "chain": r.ChainID, "requesters": r.ChainRequesters,
+		"position": r.ChainPosition, "retry_of": orNull(r.RetryOf), "cloned_from": orNull(r.ClonedFrom),
 		"status": r.State.Status, "execution": r.State.Execution, "release": r.State.Release, "facts": facts,
 		"execution_at": r.ExecutionAt, "version": r.Version, "created": r.CreatedAt, "updated": r.UpdatedAt,
 	})

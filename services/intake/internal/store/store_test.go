@@ -55,7 +55,7 @@ func (b *bundle) request(tenant uuid.UUID, ref string, shape func(r *domain.Requ
 	r := &domain.Request{
 		ID: id, Tenant: tenant, Type: domain.TypeQuarantine, ArtifactType: "image", RequestedBy: uuid.New(), EprRecordID: "EPR-1",
 		EprBasis: "local", SourceRegistry: "registry.example.com", SourceImageRef: ref, SourceDigest: fmt.Sprintf("sha256:%064x", b.n),
-		Platforms: []domain.Platform{{OS: "linux", Architecture: "arm64", Variant: "v8", Digest: "sha256:1"}}, ChainID: id,
+		Platforms: []domain.Platform{{OS: "linux", Architecture: "arm64", Variant: "v8", Digest: "sha256:1"}}, ChainID: id, ChainPosition: 1,
 		ChainRequesters: []uuid.UUID{uuid.New()},
 	}
 	r.Begin(start.Add(time.Duration(b.n) * time.Second))

@@ -61,6 +61,13 @@ func InsertTransitions(ctx context.Context, tx pgx.Tx, list []Transition) error 
 	return nil
 }
 
+func orNil(id *uuid.UUID) uuid.UUID {
+	if id == nil {
+		return uuid.Nil
+	}
+	return *id
+}
+
 func orNull(id uuid.UUID) *uuid.UUID {
 	if id == uuid.Nil {
 		return nil

@@ -34,6 +34,15 @@ func Request(r *domain.Request) (*intakev1.ImportRequest, error) {
 		out.FailureClass, out.FailureCode, out.ErrorMessage = text(f.Class), text(f.Code), text(f.Message)
 		out.RemediationHint = text(failure.HintOf(f.Code))
 	}
+	if r.RetryOf != uuid.Nil {
+		out.RetryOf = text(r.RetryOf.String())
+	}
+	if r.ClonedFrom != uuid.Nil {
+		out.ClonedFrom = text(r.ClonedFrom.String())
+	}
+	if retry := r.Retry(); retry.Allowed() {
+		out.Retryable, out.RetryAvailableAt = true, timestamppb.New(retry.At)
+	}
 	run(out, &r.Facts)
 	released(out, r)
 	decided(out, &r.Facts)
@@ -82,6 +91,7 @@ func decided(out *intakev1.ImportRequest, f *domain.Facts) {
 	d := f.Decision
 	out.DecisionTimeline = &intakev1.DecisionTimeline{
 		DecisionStatus: d.Status, DecisionReason: text(d.Reason), DecidedByUserId: text(d.By), DecidedAt: stamp(d.At),
+		CarriedOverFrom: text(d.CarriedFrom),
 	}
 	if n := f.Reconciliation; n != nil {
 		out.NotificationReconciliation = &intakev1.NotificationReconciliation{
