@@ -4,6 +4,9 @@ import "encoding/json"
 
 const one = "0195d2f0-0000-7000-8000-00000000000a"
 
+// two is a request that failed a moment ago.
+const two = "0195d2f0-0000-7000-8000-00000000000b"
+
 // hostile is text as an image or a registry may carry it: a colour, a bell, a line break, an override of direction, a tag.
 const hostile = "\u001b[31mred\u0007\nnext \u202eevil\u202c \u009b \U000E0041"
 
@@ -20,6 +23,9 @@ var lines = map[string]string{
 	"requests-create-validate": "requests create localhost:5000/a/b@sha256:aa --validate-only",
 	"requests-create-nowhere":  "requests create library/alpine",
 	"requests-withdraw":        "requests withdraw " + one + " --reason changed -o name",
+	"requests-retry":           "requests retry " + one + " -o name",
+	"requests-retry-early":     "requests retry " + two,
+	"requests-clone":           "requests clone " + one + " --source-image-ref library/alpine:4 -o name",
 	"requests-approve-own":     "requests approve " + one,
 	"requests-reject":          "requests reject " + one + " --reason no -o name",
 	"requests-reject-bare":     "requests reject " + one,
@@ -33,6 +39,7 @@ var lines = map[string]string{
 	"requests-get-path":        "requests get ../../admin/cases",
 	"scans-create-duplicate":   "scans create docker.io/library/alpine:3",
 	"scans-get-unknown":        "scans get " + one,
+	"scans-retry":              "scans retry " + one + " -o name",
 	"scans-list-limited":       "scans list",
 	"epr-list":                 "epr list --status pending",
 	"epr-create":               "epr create --product Shop --technology Go",
@@ -76,6 +83,9 @@ var answers = map[string]string{
 	"POST /api/v1/images/import-requests?validate_only=true": `400 {"error":{"code":"validation_failed","message":"two fields hold unusable values","details":{"next_action":"correct_fields"},"request_id":"r-1"},
 		"field_errors":{"source_image_ref":"is required","epr_record_id":"is ` + `\u001b[2J` + `unknown"}}`,
 	"POST /api/v1/images/import-requests/" + one + "/withdraw": `200 {"data":` + request("withdrawn", "not_ready") + `}`,
+	"POST /api/v1/images/import-requests/" + one + "/retry":    `201 {"data":` + request("approved", "not_ready") + `}`,
+	"POST /api/v1/images/import-requests/" + two + "/retry":    `429 {"error":{"code":"retry_backoff_active","message":"it is too early","details":{"next_action":"retry_later","retry_after_seconds":42},"request_id":"r-7"}}`,
+	"POST /api/v1/images/import-requests/" + one + "/clone":    `201 {"data":` + request("pending", "not_ready") + `}`,
 	"POST /api/v1/images/import-requests/" + one + "/approve":  `403 {"error":{"code":"self_approval_forbidden","message":"you asked for it","details":{"next_action":"ask_another_reviewer"},"request_id":"r-2"}}`,
 	"POST /api/v1/images/import-requests/" + one + "/reject":   `202 {"data":` + request("rejected", "not_ready") + `}`,
 	"POST /api/v1/images/import-requests/" + one + "/release":  `202 {"data":` + request("success", "release_approved") + `}`,
@@ -89,6 +99,7 @@ var answers = map[string]string{
 	"POST /api/v1/images/scan-requests":                                                    `409 {"error":{"code":"duplicate_request","message":"there is one","details":{"next_action":"use_existing_request","existing_id":"` + one + `"},"request_id":"r-3"}}`,
 	"GET /api/v1/images/scan-requests/" + one:                                              `404 {"error":{"code":"not_found","message":"no such scan","details":{},"request_id":"r-4"}}`,
 	"GET /api/v1/images/scan-requests":                                                     `429 {"error":{"code":"rate_limited","message":"too many calls","details":{"next_action":"retry_later"},"request_id":"r-5"}}`,
+	"POST /api/v1/images/scan-requests/" + one + "/retry":                                  `201 {"data":` + request("approved", "not_ready") + `}`,
 	"GET /api/v1/epr/registration-requests?status=pending":                                 `200 {"data":[` + epr + `],"pagination":{"next_page_token":""}}`,
 	"POST /api/v1/epr/registration-requests":                                               `201 {"data":` + epr + `}`,
 	"POST /api/v1/admin/epr/registration-requests/" + one + "/approve":                     `200 {"data":` + epr + `}`,

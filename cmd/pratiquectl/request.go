@@ -19,7 +19,8 @@ var (
 	requestView = view{columns: []column{
 		{"ID", "id"}, {"Type", "request_type"}, {"Registry", "source_registry"}, {"Source", "source_image_ref"}, {"Digest", "source_image_digest"},
 		{"EPR record", "epr_record_id"}, {"Status", "status"}, {"Stage", "execution_state"}, {"Failure", "failure_code"}, {"Hint", "remediation_hint"},
-		{"Error", "error_message"}, {"Decided", "decision_timeline.decision_status"}, {"By", "decision_timeline.decided_by_user_id"},
+		{"Error", "error_message"}, {"May be retried from", "retry_available_at"}, {"Retry of", "retry_of"}, {"Clone of", "cloned_from"},
+		{"Decided", "decision_timeline.decision_status"}, {"By", "decision_timeline.decided_by_user_id"},
 		{"Because", "decision_timeline.decision_reason"}, {"Policy", "policy_decision"}, {"Policy reasons", "policy_reasons"},
 		{"Findings", "scan_summary.counts"}, {"Scanner database", "scan_summary.database_built_at"}, {"Packages", "sbom_summary.package_count"},
 		{"Evidence hash", "evidence_hash"}, {"Release", "release_state"}, {"Blocked by", "release_blocker_reason"},
@@ -70,6 +71,13 @@ func (a *app) requests() *cobra.Command {
 		a.getOne("get", "Show one request", one, "", requestView),
 		a.createRequest(),
 		a.act("withdraw", "Take a request back", one, "/withdraw", requestView, nil, whyFlag),
+		a.act("retry", "Ask for a failed request's image again, as it was pinned", one, "/retry", requestView, nil),
+		a.act("clone", "Ask again with a request's fields: the tag is resolved again, a new decision is needed", one, "/clone", requestView, nil,
+			filter{"epr", "epr_record_id", "another EPR record"},
+			filter{"source-registry", "source_registry", "another registry: host[:port]"},
+			filter{"source-image-ref", "source_image_ref", "another repository[:tag|@digest]"},
+			filter{"destination", "destination_image_ref", "another destination: host/repository[:tag]"},
+			filter{"justification", "justification", "another justification"}),
 		a.act("approve", "Approve a request (reviewers)", one, "/approve", requestView, nil, whyFlag),
 		a.act("reject", "Reject a request (reviewers)", one, "/reject", requestView, []string{"reason"}, whyFlag),
 		a.act("release", "Release a request's image into the trusted registry (reviewers)", one, "/release", requestView, nil,
@@ -152,5 +160,6 @@ func (a *app) scans() *cobra.Command {
 	create.Flags().StringVar(&auth, "registry-auth", "", "id of a stored registry credential")
 	create.Flags().StringVar(&key, "idempotency-key", "", "a repeated call with the same key gets the first answer")
 	return a.group("scans", "On-demand scans",
-		create, a.list("List scans, newest first", path, requestList, requestFilters...), a.getOne("get", "Show one scan", path+"/", "", requestView))
+		create, a.list("List scans, newest first", path, requestList, requestFilters...), a.getOne("get", "Show one scan", path+"/", "", requestView),
+		a.act("retry", "Scan a failed scan's image again, as it was pinned", path+"/", "/retry", requestView, nil))
 }
