@@ -272,6 +272,7 @@ func (w *world) finish(requests intakev1.RequestServiceClient, permits intakev1.
 	require.True(t, entitlement.GetAllowed())
 	_, err = requests.WithdrawImportRequest(w.as("user-mia"), &intakev1.WithdrawImportRequestRequest{Id: text})
 	w.refuses(err, errorsv1.Reason_REASON_IMPORT_NOT_WITHDRAWABLE)
+	w.askAgain(requests, got)
 
 	workflow, err := requests.GetWorkflow(w.as("user-mia"), &intakev1.GetWorkflowRequest{Id: text})
 	require.NoError(t, err)
@@ -289,6 +290,35 @@ func (w *world) finish(requests intakev1.RequestServiceClient, permits intakev1.
 		return actions["intake RequestSubmitted"] && actions["approval CaseApproved"] && actions["dispatch RunStarted"] &&
 			actions["evidence EvidenceDecided"] && actions["release ReleaseReady"] && actions["intake QuarantineConcluded"]
 	}, 10*time.Second, 50*time.Millisecond, "the trail has a line of every service")
+}
+
+// askAgain asks for what came to a good end: it is not retried, but cloned.
+func (w *world) askAgain(requests intakev1.RequestServiceClient, done *intakev1.ImportRequest) {
+	t := w.t
+	_, err := requests.RetryImportRequest(w.as("user-mia"), &intakev1.RetryImportRequestRequest{Id: done.GetId()})
+	w.refuses(err, errorsv1.Reason_REASON_IMPORT_NOT_RETRYABLE)
+	_, err = requests.RetryScanRequest(w.as("user-mia"), &intakev1.RetryImportRequestRequest{Id: done.GetId()})
+	w.refuses(err, errorsv1.Reason_REASON_NOT_FOUND)
+	_, err = requests.RetryImportRequest(w.as("user-bob"), &intakev1.RetryImportRequestRequest{Id: done.GetId()})
+	w.refuses(err, errorsv1.Reason_REASON_NOT_FOUND)
+	_, err = requests.RetryImportRequest(w.as("user-root"), &intakev1.RetryImportRequestRequest{Id: done.GetId()})
+	require.Error(t, err)
+
+	_, err = requests.CloneImportRequest(w.as("user-mia"), &intakev1.CloneImportRequestRequest{Id: done.GetId(), SourceImageRef: proto.String("library/gone:2")})
+	w.refuses(err, errorsv1.Reason_REASON_SOURCE_NOT_FOUND)
+	_, err = requests.CloneImportRequest(w.as("user-mia"), &intakev1.CloneImportRequestRequest{Id: done.GetId(), EprRecordId: proto.String("EPR-2")})
+	w.refuses(err, errorsv1.Reason_REASON_EPR_REGISTRATION_REQUIRED)
+	clone, err := requests.CloneImportRequest(w.as("user-mia"), &intakev1.CloneImportRequestRequest{Id: done.GetId(), Justification: proto.String("once more")})
+	require.NoError(t, err)
+	require.Equal(t, "pending", clone.GetStatus())
+	require.Equal(t, done.GetId(), clone.GetClonedFrom())
+	require.Equal(t, "once more", clone.GetJustification())
+	for _, same := range []func(*intakev1.ImportRequest) string{
+		(*intakev1.ImportRequest).GetSourceRegistry, (*intakev1.ImportRequest).GetSourceImageRef, (*intakev1.ImportRequest).GetEprRecordId,
+		(*intakev1.ImportRequest).GetDestinationImageRef,
+	} {
+		require.Equal(t, same(done), same(clone))
+	}
 }
 
 func TestFieldsAreRefusedAllAtOnce(t *testing.T) {
@@ -309,6 +339,16 @@ func TestFieldsAreRefusedAllAtOnce(t *testing.T) {
 	for _, field := range []string{"epr_record_id", "source_registry", "source_image_ref", "justification", "destination_image_ref", "artifact_type", "registry_auth_id"} {
 		require.Contains(t, f.FieldErrors(), field)
 	}
+	_, err = requests.CloneImportRequest(w.as("user-mia"), &intakev1.CloneImportRequestRequest{
+		Id: uuid.NewString(), EprRecordId: proto.String(""), SourceRegistry: proto.String("not a host"), SourceImageRef: proto.String(""),
+		DestinationImageRef: proto.String("x"), Justification: proto.String("a\x00b"),
+	})
+	f = w.refuses(err, errorsv1.Reason_REASON_VALIDATION_FAILED)
+	require.Len(t, f.FieldErrors(), 5)
+	_, err = requests.CloneImportRequest(w.as("user-mia"), &intakev1.CloneImportRequestRequest{Id: uuid.NewString()})
+	w.refuses(err, errorsv1.Reason_REASON_NOT_FOUND)
+	_, err = requests.RetryImportRequest(w.as("user-mia"), &intakev1.RetryImportRequestRequest{Id: "7"})
+	w.refuses(err, errorsv1.Reason_REASON_INVALID_ID)
 	_, err = requests.ListImportRequests(w.as("user-mia"), &intakev1.ListImportRequestsRequest{
 		Limit: proto.Int32(0), Status: proto.String("happy"), Digest: proto.String("x"), RequestedBy: proto.String("me"), Search: proto.String("a\x00b"),
 	})

@@ -115,6 +115,23 @@ func TestNobodyReleasesWhenIntakeDoesNotAnswer(t *testing.T) {
 	require.Len(t, got.GetReleases(), 1)
 }
 
+func TestNobodyInTheRetryChainReleases(t *testing.T) {
+	t.Parallel()
+	r := open(t)
+	image, id := sample.Clean(), newID()
+	retrier := uuid.NewString()
+	retry := r.submitted(id, image) // alice asked first, somebody else retried; the approval was carried over
+	retry.RequestedBy, retry.ChainRequesters, retry.CarriedOverFrom = retrier, []string{r.alice.String(), retrier}, uuid.NewString()
+	require.NoError(t, image.Push(t.Context(), nil, r.quarantine.name, "q/"+r.tenant.String()+"/"+id.String(), "run-1", "owner", password))
+	r.peers.agree(id, retry, r.decided(id, image, "pass"))
+	for _, err := range r.hear(r.made(id, 1, retry), r.made(id, 3, r.decided(id, image, "pass"))) {
+		require.NoError(t, err)
+	}
+	alice := auth.With(t.Context(), auth.Caller{Subject: "iss|alice", PersonID: r.alice, SystemRoles: []auth.Role{auth.SecurityReviewer}})
+	_, err := r.api.ReleaseImportRequest(alice, &releasev1.ReleaseImportRequestRequest{Id: id.String()})
+	reasonOf(t, err, errorsv1.Reason_REASON_SELF_APPROVAL_FORBIDDEN)
+}
+
 func TestSomebodyWhomTheDirectoryDoesNotKnowIsAskedFor(t *testing.T) {
 	t.Parallel()
 	r := open(t)
