@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	dispatchv1 "github.com/pratique-io/pratique/gen/pratique/dispatch/v1"
 	intakev1 "github.com/pratique-io/pratique/gen/pratique/intake/v1"
 	"github.com/pratique-io/pratique/internal/event"
 	"github.com/pratique-io/pratique/services/dispatch/internal/domain"
@@ -128,4 +129,20 @@ func TestABatchOfLinesIsNumberedPerRequestInItsOrder(t *testing.T) {
 	const head = `select format('%s %s', last_sequence, closed) from log_head where import_id = $1`
 	require.Equal(t, "3 f", cell[string](b, head, id[0]))
 	require.Equal(t, "2 t", cell[string](b, head, id[1]))
+}
+
+func TestARetryWithACarriedApprovalIsQueuedAndItsLogSaysWhy(t *testing.T) {
+	b := setup(t)
+	id, from := b.submitted(), uuid.NewString()
+	require.NoError(t, b.tell(id, &intakev1.RequestApproved{
+		ImportId: id.String(), TenantId: b.tenant.String(), SourceImageDigest: "sha256:ab", DecidedBy: uuid.NewString(), Reason: "fine", CarriedOverFrom: from,
+	}))
+	require.Equal(t, string(domain.Queued), cell[string](b, `select state from dispatch_record where id = $1`, id))
+	page, err := b.runs.ListLogs(b.member(b.tenant), &dispatchv1.ListLogsRequest{Id: id.String()})
+	require.NoError(t, err)
+	var texts []string
+	for _, l := range page.GetLogs() {
+		texts = append(texts, l.GetMessage())
+	}
+	require.Contains(t, texts, "Approval carried over from request "+from+": fine.")
 }
