@@ -157,6 +157,7 @@ func TestEveryOperationAnswersAsDescribed(t *testing.T) {
 	}
 	p.decideEveryWay(t)
 	p.useAndTell(t, w)
+	p.askAgain(t)
 	document := map[string]bool{}
 	for path, item := range p.shapes.paths {
 		for method := range item.(map[string]any) {
